@@ -1,0 +1,1 @@
+//! Tests on the real server: in process, then with real ZooKeeper, Envoy and gRPC.

@@ -1,0 +1,2 @@
+//! The `meshkeeper` binary: parses the command line and hands over.
+fn main() {}

@@ -1,0 +1,65 @@
+//! The in-memory mirror of a registry: znodes in, services out.
+//!
+//! It refuses to know how znodes are read (the `zookeeper` side sends [`Event`]s) and who is served.
+//! Invariant: after every [`Batch`] the [`View`] equals what the znodes named so far decode to;
+//! a znode that does not decode is in `rejected` and harms no neighbour.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use bytes::Bytes;
+use imbl::OrdMap;
+
+use crate::model::Service;
+
+/// What ZooKeeper says of a znode beside its data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stat {
+    pub czxid: i64,
+    pub mzxid: i64,
+    /// Milliseconds since the epoch.
+    pub ctime: i64,
+    /// Milliseconds since the epoch.
+    pub mtime: i64,
+    /// The session that holds an ephemeral znode; 0 for a persistent one.
+    pub ephemeral_owner: i64,
+}
+
+/// One thing that became known of the tree. Paths are relative to the registry's root, without a
+/// leading slash: `orders` is a service, `orders/i-1` an instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The znode exists with this data; new, changed or confirmed.
+    Put {
+        path: String,
+        data: Bytes,
+        stat: Stat,
+    },
+    /// The znode is gone, and with it what was below it.
+    Delete { path: String },
+}
+
+/// Events that take effect together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    pub events: Vec<Event>,
+    /// With this batch the registry equals the tree: the end of a load or of a resync.
+    pub complete: bool,
+}
+
+/// A znode that is left out, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    pub format: &'static str,
+    pub reason: String,
+}
+
+/// An immutable picture of the registry; cloning costs nothing.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    pub services: OrdMap<Arc<str>, Arc<Service>>,
+    /// By full path.
+    pub rejected: OrdMap<String, Rejected>,
+}
+
+/// The names of the services that a batch touched: they changed, appeared or are gone.
+pub type Changes = BTreeSet<Arc<str>>;

@@ -1,0 +1,234 @@
+//! A rendered xDS resource: its name, its version and its bytes, encoded once for all streams.
+//!
+//! It refuses to know what is inside. Invariant: the version is a hash of the canonical content that
+//! the bytes were rendered from, never of encoded bytes (a protobuf map has no order), so equal
+//! content has one version on every replica, before and after a restart.
+
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+use xxhash_rust::xxh3::Xxh3;
+
+/// The kinds of resources, in the order in which they are pushed (make before break).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ResourceType {
+    Cluster,
+    Endpoint,
+    Listener,
+    Route,
+}
+
+impl ResourceType {
+    pub const ALL: [Self; 4] = [Self::Cluster, Self::Endpoint, Self::Listener, Self::Route];
+
+    pub const fn type_url(self) -> &'static str {
+        match self {
+            Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+            Self::Endpoint => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
+            Self::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+        }
+    }
+
+    pub fn from_type_url(url: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|t| t.type_url() == url)
+    }
+
+    /// The short name, as metrics and the admin API have it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cluster => "clusters",
+            Self::Endpoint => "endpoints",
+            Self::Listener => "listeners",
+            Self::Route => "routes",
+        }
+    }
+}
+
+/// The kinds of clients; each gets resources that it accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ClientKind {
+    Envoy,
+    Grpc,
+}
+
+impl ClientKind {
+    pub const ALL: [Self; 2] = [Self::Envoy, Self::Grpc];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Envoy => "envoy",
+            Self::Grpc => "grpc",
+        }
+    }
+}
+
+/// A hash of canonical content, 16 hexadecimal digits on the wire.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Version(pub u64);
+
+impl Version {
+    /// Hashes what a resource is rendered from. `content` must hold its collections in an order
+    /// that only their content decides.
+    pub fn of(content: &impl Hash) -> Self {
+        let mut hasher = Xxh3::new();
+        content.hash(&mut hasher);
+        Self(hasher.finish())
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// One named resource, ready for the wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resource {
+    pub kind: ResourceType,
+    pub name: Arc<str>,
+    pub version: Version,
+    /// A `resources` field of a `DeltaDiscoveryResponse`: key, length and a `Resource` whose last
+    /// field is the `Any`.
+    delta: Bytes,
+    /// Where in `delta` the key of the `Any` begins.
+    any: usize,
+}
+
+/// `resources` in both discovery responses and `resource` in the delta's `Resource` share the field
+/// number 2 (`discovery.proto`), so the tail of the delta form is the state-of-the-world form.
+const RESOURCES_FIELD: u32 = 2;
+
+impl Resource {
+    /// `body` is the encoded message of the type `kind`.
+    pub fn new(
+        kind: ResourceType,
+        name: impl Into<Arc<str>>,
+        version: Version,
+        body: &[u8],
+    ) -> Self {
+        let name = name.into();
+        let version_text = version.to_string();
+        let url = kind.type_url();
+        let any_len = field_len(url.len()) + field_len(body.len());
+        let resource_len =
+            field_len(version_text.len()) + field_len(name.len()) + field_len(any_len);
+
+        let mut delta = BytesMut::with_capacity(field_len(resource_len));
+        put_head(&mut delta, RESOURCES_FIELD, resource_len);
+        put_field(&mut delta, 1, version_text.as_bytes());
+        put_field(&mut delta, 3, name.as_bytes());
+        let any = delta.len();
+        put_head(&mut delta, RESOURCES_FIELD, any_len);
+        put_field(&mut delta, 1, url.as_bytes());
+        put_field(&mut delta, 2, body);
+        Self {
+            kind,
+            name,
+            version,
+            delta: delta.freeze(),
+            any,
+        }
+    }
+
+    /// The `resources` field of a `DeltaDiscoveryResponse`, key and length with it.
+    pub fn delta_field(&self) -> Bytes {
+        self.delta.clone()
+    }
+
+    /// The `resources` field of a `DiscoveryResponse`, key and length with it.
+    pub fn sotw_field(&self) -> Bytes {
+        self.delta.slice(self.any..)
+    }
+
+    /// The encoded message alone: for operators and tests.
+    pub fn body(&self) -> Bytes {
+        let head = self.kind.type_url().len();
+        let mut any = self.sotw_field();
+        skip_head(&mut any);
+        let _type_url = any.split_to(field_len(head));
+        skip_head(&mut any);
+        any
+    }
+}
+
+/// The length of a length-delimited field with a one-byte key.
+pub(crate) fn field_len(len: usize) -> usize {
+    1 + encoded_len_varint(len as u64) + len
+}
+
+pub(crate) fn put_head(buffer: &mut impl BufMut, field: u32, len: usize) {
+    encode_key(field, WireType::LengthDelimited, buffer);
+    encode_varint(len as u64, buffer);
+}
+
+pub(crate) fn put_field(buffer: &mut impl BufMut, field: u32, bytes: &[u8]) {
+    put_head(buffer, field, bytes.len());
+    buffer.put_slice(bytes);
+}
+
+/// Drops a one-byte key and the length behind it.
+fn skip_head(bytes: &mut Bytes) {
+    let length = bytes.iter().skip(1).take_while(|b| **b & 0x80 != 0).count() + 1;
+    drop(bytes.split_to(1 + length));
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::envoy::service::discovery::v3::{
+        DeltaDiscoveryResponse, DiscoveryResponse,
+    };
+    use prost::Message;
+
+    use super::*;
+
+    fn resource(body: &[u8]) -> Resource {
+        Resource::new(ResourceType::Cluster, "orders", Version(7), body)
+    }
+
+    #[test]
+    fn the_delta_field_is_a_resource_with_name_version_and_body() {
+        for len in [0, 1, 127, 128, 20_000] {
+            let body = vec![7; len];
+            let response = DeltaDiscoveryResponse::decode(resource(&body).delta_field()).unwrap();
+            let [decoded] = &response.resources[..] else {
+                panic!("one resource")
+            };
+            assert_eq!(decoded.name, "orders");
+            assert_eq!(decoded.version, "0000000000000007");
+            let any = decoded.resource.as_ref().unwrap();
+            assert_eq!(any.type_url, ResourceType::Cluster.type_url());
+            assert_eq!(any.value, body);
+        }
+    }
+
+    #[test]
+    fn the_sotw_field_is_the_any_alone() {
+        let response = DiscoveryResponse::decode(resource(b"body").sotw_field()).unwrap();
+        assert_eq!(response.resources[0].value, b"body");
+        assert_eq!(
+            response.resources[0].type_url,
+            ResourceType::Cluster.type_url()
+        );
+    }
+
+    #[test]
+    fn the_body_comes_back_as_it_was() {
+        for len in [0, 127, 128, 20_000] {
+            let body = vec![9; len];
+            assert_eq!(resource(&body).body(), body);
+        }
+    }
+}
