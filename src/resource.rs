@@ -39,6 +39,16 @@ impl ResourceType {
         Self::ALL.into_iter().find(|t| t.type_url() == url)
     }
 
+    /// The type that resources of this type name, each the one of its own name: a cluster is useless
+    /// without its endpoints, a listener without its routes (names as in `translate::name`).
+    pub const fn refers_to(self) -> Option<Self> {
+        match self {
+            Self::Cluster => Some(Self::Endpoint),
+            Self::Listener => Some(Self::Route),
+            Self::Endpoint | Self::Route => None,
+        }
+    }
+
     /// The short name, as metrics and the admin API have it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -79,6 +89,14 @@ impl Version {
         let mut hasher = Xxh3::new();
         content.hash(&mut hasher);
         Self(hasher.finish())
+    }
+
+    /// `None` for what no version of ours looks like.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        digits
+            .then(|| u64::from_str_radix(text, 16).ok().map(Self))
+            .flatten()
     }
 }
 
@@ -151,6 +169,11 @@ impl Resource {
     /// The `resources` field of a `DiscoveryResponse`, key and length with it.
     pub fn sotw_field(&self) -> Bytes {
         self.delta.slice(self.any..)
+    }
+
+    /// The most bytes that it takes in a response.
+    pub fn wire_len(&self) -> usize {
+        self.delta.len()
     }
 
     /// The encoded message alone: for operators and tests.

@@ -1,1 +1,351 @@
-//! To come.
+//! What clients of one kind are served: an immutable snapshot with a change log.
+//!
+//! It refuses to know what resources mean and who reads them. There is one writer; a reader clones
+//! the snapshot, which costs nothing (the maps share their nodes), and keeps a *cursor*: the place in
+//! the log up to which it has seen everything. The log holds each name once, at its latest change,
+//! so a reader that was away meets every change coalesced, latest state first and only.
+//!
+//! Invariant: for a cursor that the log reaches back to, [`ResourceSet::since`] names exactly what
+//! differs between the set then and the set now (and what was rewritten or re-created meanwhile).
+
+use std::{sync::Arc, time::Instant};
+
+use imbl::OrdMap;
+
+use crate::resource::{ClientKind, Resource, ResourceType, Version};
+
+/// A place in a set's change log; 0 is before everything.
+pub type Cursor = u64;
+
+/// How many removals a set remembers beyond the number of its live resources.
+///
+/// A reader that was away for longer has to start over; it comes back with the versions it holds.
+const TOMBSTONES: usize = 4096;
+
+/// The snapshots of all kinds of clients, as they are published together.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshots {
+    kinds: [Snapshot; ClientKind::ALL.len()],
+    /// Whether the registry was mirrored completely once; nothing is answered before.
+    pub loaded: bool,
+    /// When the oldest change that this publication is the first to show was seen in the registry.
+    pub observed: Option<Instant>,
+}
+
+impl Snapshots {
+    pub fn of(&self, kind: ClientKind) -> &Snapshot {
+        &self.kinds[kind as usize]
+    }
+
+    pub fn of_mut(&mut self, kind: ClientKind) -> &mut Snapshot {
+        &mut self.kinds[kind as usize]
+    }
+}
+
+/// All resources for one kind of clients.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    sets: [ResourceSet; ResourceType::ALL.len()],
+}
+
+impl Snapshot {
+    pub fn set(&self, kind: ResourceType) -> &ResourceSet {
+        &self.sets[kind as usize]
+    }
+
+    /// Adds the resource, or replaces the one of its name if the version differs.
+    /// Returns whether anything changed.
+    pub fn put(&mut self, resource: Resource) -> bool {
+        self.sets[resource.kind as usize].put(Arc::new(resource))
+    }
+
+    /// Returns whether there was such a resource.
+    pub fn remove(&mut self, kind: ResourceType, name: &str) -> bool {
+        self.sets[kind as usize].remove(name)
+    }
+}
+
+/// The resources of one type, by name, and the order in which they last changed.
+#[derive(Clone, Debug, Default)]
+pub struct ResourceSet {
+    live: OrdMap<Arc<str>, Entry>,
+    dead: OrdMap<Arc<str>, Entry>,
+    /// The latest change of each name, live or dead.
+    log: OrdMap<Cursor, Arc<str>>,
+    latest: Cursor,
+    /// The latest change that the log has forgotten.
+    forgotten: Cursor,
+    digest: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    resource: Arc<Resource>,
+    /// When it last changed: appeared, was rewritten or went.
+    changed: Cursor,
+    /// Since when the name is known to the log: a reader whose cursor is older never saw it.
+    born: Cursor,
+}
+
+/// One difference between then and now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change<'a> {
+    /// The cursor of a reader that has seen this change and all before it.
+    pub at: Cursor,
+    /// The resource as it is now, or as it was when it went.
+    pub resource: &'a Arc<Resource>,
+    pub removed: bool,
+}
+
+impl ResourceSet {
+    pub fn get(&self, name: &str) -> Option<&Arc<Resource>> {
+        self.live.get(name).map(|entry| &entry.resource)
+    }
+
+    /// In the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.live.values().map(|entry| &entry.resource)
+    }
+
+    pub fn len(&self) -> usize {
+        self.live.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.live.is_empty()
+    }
+
+    /// The cursor of a reader that has seen everything.
+    pub fn latest(&self) -> Cursor {
+        self.latest
+    }
+
+    /// The version of the whole set: equal sets have equal versions, whatever their history.
+    pub fn version(&self) -> Version {
+        Version(self.digest)
+    }
+
+    /// Whether [`Self::since`] is exact for this cursor. 0 always is: that reader holds nothing.
+    pub fn reaches(&self, cursor: Cursor) -> bool {
+        cursor == 0 || cursor >= self.forgotten
+    }
+
+    /// What changed behind the cursor, oldest first. What appeared and went meanwhile is left out.
+    pub fn since(&self, cursor: Cursor) -> impl Iterator<Item = Change<'_>> {
+        let range = self.log.range((
+            std::ops::Bound::Excluded(cursor),
+            std::ops::Bound::Unbounded,
+        ));
+        range.filter_map(move |(_, name)| self.change(name, cursor))
+    }
+
+    /// What happened to one name behind the cursor.
+    pub fn change(&self, name: &str, cursor: Cursor) -> Option<Change<'_>> {
+        let live = self.live.get(name).map(|entry| (entry, false));
+        let (entry, removed) = live.or_else(|| self.dead.get(name).map(|entry| (entry, true)))?;
+        let unseen = entry.changed > cursor && !(removed && entry.born > cursor);
+        unseen.then_some(Change {
+            at: entry.changed,
+            resource: &entry.resource,
+            removed,
+        })
+    }
+
+    fn put(&mut self, resource: Arc<Resource>) -> bool {
+        let name = resource.name.clone();
+        let before = self.live.get(&name).cloned();
+        if let Some(Entry {
+            resource: before, ..
+        }) = &before
+        {
+            if before.version == resource.version {
+                return false;
+            }
+            self.digest = self.digest.wrapping_sub(share(before));
+        }
+        self.digest = self.digest.wrapping_add(share(&resource));
+        let known = before.or_else(|| self.dead.remove(&name));
+        if let Some(known) = &known {
+            self.log.remove(&known.changed);
+        }
+        let changed = self.next();
+        let born = known.map_or(changed, |known| known.born);
+        self.log.insert(changed, name.clone());
+        self.live.insert(
+            name,
+            Entry {
+                resource,
+                changed,
+                born,
+            },
+        );
+        true
+    }
+
+    fn remove(&mut self, name: &str) -> bool {
+        let Some(entry) = self.live.remove(name) else {
+            return false;
+        };
+        self.digest = self.digest.wrapping_sub(share(&entry.resource));
+        let changed = self.next();
+        let name = entry.resource.name.clone();
+        self.log.remove(&entry.changed);
+        self.log.insert(changed, name.clone());
+        self.dead.insert(name, Entry { changed, ..entry });
+        if self.dead.len() > 2 * (self.live.len() + TOMBSTONES) {
+            self.forget();
+        }
+        true
+    }
+
+    fn next(&mut self) -> Cursor {
+        self.latest += 1;
+        self.latest
+    }
+
+    /// Drops the older half of the removals, so that the cost for each removal stays constant.
+    fn forget(&mut self) {
+        let mut ages: Vec<Cursor> = self.dead.values().map(|entry| entry.changed).collect();
+        ages.sort_unstable();
+        let limit = ages[ages.len() / 2];
+        for age in ages.into_iter().take_while(|age| *age <= limit) {
+            if let Some(name) = self.log.remove(&age) {
+                self.dead.remove(&name);
+            }
+        }
+        self.forgotten = limit;
+    }
+}
+
+/// What a resource adds to the version of its set; the sum does not depend on the order.
+pub fn share(resource: &Resource) -> u64 {
+    Version::of(&(&resource.name, resource.version)).0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn cluster(name: &str, version: u64) -> Resource {
+        Resource::new(ResourceType::Cluster, name, Version(version), b"")
+    }
+
+    fn snapshot(names: &[&str]) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        for name in names {
+            snapshot.put(cluster(name, 1));
+        }
+        snapshot
+    }
+
+    fn changes(snapshot: &Snapshot, cursor: Cursor) -> Vec<(String, bool)> {
+        let set = snapshot.set(ResourceType::Cluster);
+        set.since(cursor)
+            .map(|c| (c.resource.name.to_string(), c.removed))
+            .collect()
+    }
+
+    #[test]
+    fn an_equal_version_is_no_change() {
+        let mut snapshot = snapshot(&["a"]);
+        assert!(!snapshot.put(cluster("a", 1)));
+        assert!(changes(&snapshot, snapshot.set(ResourceType::Cluster).latest()).is_empty());
+    }
+
+    #[test]
+    fn many_changes_of_one_name_are_one_entry_of_the_log() {
+        let mut snapshot = snapshot(&["a", "b"]);
+        for version in 2..10 {
+            snapshot.put(cluster("a", version));
+        }
+        assert_eq!(
+            changes(&snapshot, 0),
+            [("b".into(), false), ("a".into(), false)]
+        );
+    }
+
+    #[test]
+    fn what_came_and_went_meanwhile_is_not_told() {
+        let mut snapshot = snapshot(&["a"]);
+        let cursor = snapshot.set(ResourceType::Cluster).latest();
+        snapshot.put(cluster("b", 1));
+        snapshot.remove(ResourceType::Cluster, "b");
+        assert!(changes(&snapshot, cursor).is_empty());
+    }
+
+    #[test]
+    fn a_name_that_went_came_and_went_again_is_told_as_removed() {
+        let mut snapshot = snapshot(&["a"]);
+        let cursor = snapshot.set(ResourceType::Cluster).latest();
+        snapshot.remove(ResourceType::Cluster, "a");
+        snapshot.put(cluster("a", 2));
+        snapshot.remove(ResourceType::Cluster, "a");
+        assert_eq!(changes(&snapshot, cursor), [("a".into(), true)]);
+        assert!(changes(&snapshot, 0).is_empty());
+    }
+
+    #[test]
+    fn the_version_depends_on_the_content_and_not_on_the_history() {
+        let one = snapshot(&["a", "b"]);
+        let mut other = snapshot(&["b", "c", "a"]);
+        other.remove(ResourceType::Cluster, "c");
+        let version = |s: &Snapshot| s.set(ResourceType::Cluster).version();
+        assert_eq!(version(&one), version(&other));
+        other.put(cluster("a", 2));
+        assert_ne!(version(&one), version(&other));
+    }
+
+    #[test]
+    fn the_log_is_bounded_and_says_which_cursors_it_no_longer_reaches() {
+        let mut snapshot = snapshot(&["a"]);
+        let cursor = snapshot.set(ResourceType::Cluster).latest();
+        for round in 0..4 * TOMBSTONES {
+            snapshot.put(cluster(&format!("n{round}"), 1));
+            snapshot.remove(ResourceType::Cluster, &format!("n{round}"));
+        }
+        let set = snapshot.set(ResourceType::Cluster);
+        assert!(!set.reaches(cursor));
+        assert!(set.reaches(set.latest()) && set.reaches(0));
+        assert!(set.log.len() <= 2 * (TOMBSTONES + 2));
+        assert_eq!(set.log.len(), set.live.len() + set.dead.len());
+    }
+
+    proptest! {
+        /// A reader that applies the changes at any pace ends with the set, and never hears of a
+        /// removal of what it does not hold.
+        #[test]
+        fn a_reader_at_any_pace_ends_with_the_set(
+            steps in prop::collection::vec((0..5u8, 0..4u64, any::<bool>()), 0..60)
+        ) {
+            let mut snapshot = Snapshot::default();
+            let mut seen: BTreeMap<String, u64> = BTreeMap::new();
+            let mut cursor = 0;
+            for (name, version, read) in steps {
+                let name = format!("n{name}");
+                if version == 0 {
+                    snapshot.remove(ResourceType::Cluster, &name);
+                } else {
+                    snapshot.put(cluster(&name, version));
+                }
+                if !read { continue }
+                let set = snapshot.set(ResourceType::Cluster);
+                for change in set.since(cursor) {
+                    let name = change.resource.name.to_string();
+                    if change.removed {
+                        seen.remove(&name);
+                    } else {
+                        seen.insert(name, change.resource.version.0);
+                    }
+                    cursor = change.at;
+                }
+                let now: BTreeMap<String, u64> =
+                    set.iter().map(|r| (r.name.to_string(), r.version.0)).collect();
+                prop_assert_eq!(&seen, &now);
+            }
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! What both discovery requests say beside their subscriptions.
+//!
+//! It refuses to know what is answered. Source: `discovery.proto`.
+
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::{
+    config::core::v3::Node,
+    service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest},
+};
+
+use super::stream::Client;
+use crate::resource::ClientKind;
+
+/// A discovery request of either variant.
+pub trait Request {
+    fn type_url(&self) -> &str;
+
+    /// Of the response that this request answers; empty if it answers none.
+    fn nonce(&self) -> &str;
+
+    /// The client's reason to reject that response, if it does.
+    fn error(&self) -> Option<&str>;
+
+    fn node(&self) -> Option<&Node>;
+
+    /// Of a type that is not served: the names that the answer says are gone.
+    fn names_that_do_not_exist(&self) -> Vec<Arc<str>>;
+
+    /// `None` if the request carries no node.
+    fn client(&self) -> Option<Client> {
+        self.node().map(|node| Client {
+            node_id: node.id.clone(),
+            kind: kind_of(node),
+        })
+    }
+}
+
+/// gRPC says `gRPC C-core …`, `grpc-java`, `grpc-node`, …; everybody else takes what Envoy takes.
+fn kind_of(node: &Node) -> ClientKind {
+    let name = node.user_agent_name.as_bytes();
+    match name.get(..4) {
+        Some(head) if head.eq_ignore_ascii_case(b"grpc") => ClientKind::Grpc,
+        _ => ClientKind::Envoy,
+    }
+}
+
+impl Request for DiscoveryRequest {
+    fn type_url(&self) -> &str {
+        &self.type_url
+    }
+
+    fn nonce(&self) -> &str {
+        &self.response_nonce
+    }
+
+    fn error(&self) -> Option<&str> {
+        self.error_detail
+            .as_ref()
+            .map(|status| status.message.as_str())
+    }
+
+    fn node(&self) -> Option<&Node> {
+        self.node.as_ref()
+    }
+
+    /// This variant has no word for it.
+    fn names_that_do_not_exist(&self) -> Vec<Arc<str>> {
+        Vec::new()
+    }
+}
+
+impl Request for DeltaDiscoveryRequest {
+    fn type_url(&self) -> &str {
+        &self.type_url
+    }
+
+    fn nonce(&self) -> &str {
+        &self.response_nonce
+    }
+
+    fn error(&self) -> Option<&str> {
+        self.error_detail
+            .as_ref()
+            .map(|status| status.message.as_str())
+    }
+
+    fn node(&self) -> Option<&Node> {
+        self.node.as_ref()
+    }
+
+    fn names_that_do_not_exist(&self) -> Vec<Arc<str>> {
+        let names = self
+            .resource_names_subscribe
+            .iter()
+            .filter(|name| *name != "*");
+        let names: std::collections::BTreeSet<_> = names.collect();
+        names.into_iter().map(|name| name.as_str().into()).collect()
+    }
+}

@@ -1,0 +1,443 @@
+//! The protocol machine of one stream: requests in, responses out, in an order that never breaks
+//! traffic.
+//!
+//! It refuses to know sockets, tasks and the clock (the time is an argument). It holds what the two
+//! protocol variants have in common: nonces, acknowledgement, and the order between the types.
+//!
+//! - One response of a type is outstanding at a time (or one chunked set). Changes that arrive before
+//!   its ACK coalesce: the next response has the latest state.
+//! - Make before break: clusters, endpoints, listeners, routes, in this order. Listeners and routes
+//!   wait for the ACK of the clusters; removals of clusters and endpoints wait until the routes are
+//!   acknowledged. Both waits are bounded, and a NACK ends them.
+//! - A cluster or listener that is sent makes what it refers to be sent once more, since Envoy warms
+//!   the new one and waits for it.
+//!
+//! Source: the xDS protocol text, "ACK/NACK and resource type instance version" and "eventual
+//! consistency considerations".
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    request::Request,
+    status::{State, TypeStatus},
+    subscription::{Payload, Subscription},
+};
+use crate::{
+    resource::{ClientKind, Resource, ResourceType, Version},
+    snapshot::{ResourceSet, Snapshot, Snapshots},
+};
+
+/// How long listeners and routes wait for the ACK of the clusters sent before them.
+pub const GATE: Duration = Duration::from_secs(2);
+
+/// How long removed clusters are kept for routes that are not acknowledged.
+pub const HOLD: Duration = Duration::from_secs(5);
+
+/// The most of a client's error text that is kept.
+const ERROR_LEN: usize = 1024;
+
+/// A protocol variant's share in one resource type: what is subscribed and what is due.
+pub trait Variant: Default {
+    type Request: Request;
+
+    /// Takes over what the request subscribes to. `first` is the type's first on this stream.
+    fn request(&mut self, kind: ResourceType, request: &mut Self::Request, first: bool);
+
+    /// What is to be sent now, if anything. With `hold`, removals are kept back.
+    fn collect(&mut self, set: &ResourceSet, hold: bool) -> Result<Option<Payload>, Lagging>;
+
+    fn subscription(&mut self) -> &mut Subscription;
+
+    /// Whether removals are kept back.
+    fn holds(&self) -> bool;
+
+    /// The client rejected the response of this version.
+    fn rejected(&mut self, version: Version);
+
+    /// How many names are subscribed, the wildcard counting as one.
+    fn subscribed(&self) -> usize;
+}
+
+/// The change log no longer reaches back to what this stream has seen.
+#[derive(Debug)]
+pub struct Lagging;
+
+/// Why a stream ends.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("the first message of a stream must carry `node`")]
+    MissingNode,
+    #[error("`type_url` is empty; name the type of resource that is asked for")]
+    MissingType,
+    #[error("`type_url` is `{asked}`, but this service serves `{served}` alone; use ADS")]
+    ForeignType { asked: String, served: &'static str },
+    #[error("the stream fell too far behind; reconnect with the versions that are held")]
+    Lagging,
+}
+
+/// What a stream serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Every type, in order.
+    Aggregated,
+    Only(ResourceType),
+}
+
+/// One message to the client, all but encoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    pub type_url: String,
+    /// Never empty, never used twice on a stream.
+    pub nonce: String,
+    pub version: String,
+    pub resources: Vec<Arc<Resource>>,
+    /// Incremental variant only.
+    pub removed: Vec<Arc<str>>,
+}
+
+/// Who is at the other end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Client {
+    pub node_id: String,
+    pub kind: ClientKind,
+}
+
+/// One stream of either variant.
+#[derive(Debug)]
+pub struct Stream<V> {
+    scope: Scope,
+    client: Option<Client>,
+    lanes: [Option<Lane<V>>; ResourceType::ALL.len()],
+    /// Answers that need no snapshot.
+    ready: VecDeque<Response>,
+    nonce: u64,
+    held_since: Option<Instant>,
+}
+
+/// One type's half of the conversation.
+#[derive(Debug, Default)]
+struct Lane<V> {
+    variant: V,
+    outstanding: Option<Outstanding>,
+    acked: Option<Version>,
+    error: Option<String>,
+}
+
+/// A response, or a chunked set of them, that waits for its ACK.
+#[derive(Debug)]
+struct Outstanding {
+    first: u64,
+    last: u64,
+    since: Instant,
+    version: Version,
+    /// More chunks follow.
+    open: bool,
+}
+
+impl<V: Variant> Stream<V> {
+    pub fn new(scope: Scope) -> Self {
+        Self {
+            scope,
+            client: None,
+            lanes: [const { None }; ResourceType::ALL.len()],
+            ready: VecDeque::new(),
+            nonce: 0,
+            held_since: None,
+        }
+    }
+
+    /// Known from the first message on.
+    pub fn client(&self) -> Option<&Client> {
+        self.client.as_ref()
+    }
+
+    /// Takes in one message of the client.
+    pub fn request(&mut self, mut request: V::Request) -> Result<(), Refusal> {
+        if self.client.is_none() {
+            self.client = Some(request.client().ok_or(Refusal::MissingNode)?);
+        }
+        let Some(kind) = self.kind_of(&request)? else {
+            self.answer_unknown_type(&request);
+            return Ok(());
+        };
+        let slot = &mut self.lanes[kind as usize];
+        let first = slot.is_none();
+        let lane = slot.get_or_insert_default();
+        lane.acknowledge(&request);
+        lane.variant.request(kind, &mut request, first);
+        Ok(())
+    }
+
+    /// The next message to send, if one is due. Call it until there is none after every request,
+    /// every new snapshot and at every deadline.
+    pub fn poll(
+        &mut self,
+        snapshots: &Snapshots,
+        now: Instant,
+    ) -> Result<Option<Response>, Refusal> {
+        if let Some(response) = self.ready.pop_front() {
+            return Ok(Some(response));
+        }
+        let Some(client) = self.client.as_ref().filter(|_| snapshots.loaded) else {
+            return Ok(None);
+        };
+        let snapshot = snapshots.of(client.kind);
+        for kind in ResourceType::ALL {
+            let hold = is_needed_by_routes(kind) && !self.may_remove(snapshot, now);
+            if let Some(response) = self.send(kind, snapshot, hold, now)? {
+                return Ok(Some(response));
+            }
+        }
+        self.release(snapshot, now)
+    }
+
+    /// When to poll again though nothing happened: a bounded wait ends.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        let routes = [ResourceType::Listener, ResourceType::Route];
+        let gated = routes
+            .into_iter()
+            .any(|kind| self.lanes[kind as usize].is_some());
+        let gate = self
+            .clusters_unacked_since()
+            .filter(|_| gated)
+            .map(|since| since + GATE);
+        let hold = self.held_since.map(|since| since + HOLD);
+        gate.into_iter()
+            .chain(hold)
+            .filter(|deadline| *deadline > now)
+            .min()
+    }
+
+    /// How each subscribed type stands, for operators.
+    pub fn status(&self) -> impl Iterator<Item = (ResourceType, TypeStatus)> {
+        let lanes = ResourceType::ALL.into_iter().zip(&self.lanes);
+        lanes.filter_map(|(kind, lane)| lane.as_ref().map(|lane| (kind, lane.status())))
+    }
+
+    /// `None` for a type that nobody here knows.
+    fn kind_of(&self, request: &V::Request) -> Result<Option<ResourceType>, Refusal> {
+        let url = request.type_url();
+        match self.scope {
+            Scope::Aggregated if url.is_empty() => Err(Refusal::MissingType),
+            Scope::Aggregated => Ok(ResourceType::from_type_url(url)),
+            Scope::Only(kind) if url.is_empty() || url == kind.type_url() => Ok(Some(kind)),
+            Scope::Only(kind) => Err(Refusal::ForeignType {
+                asked: shorten(url),
+                served: kind.type_url(),
+            }),
+        }
+    }
+
+    /// Names of a type that is not served do not exist; where the protocol can say so, it is said.
+    fn answer_unknown_type(&mut self, request: &V::Request) {
+        let removed = request.names_that_do_not_exist();
+        if removed.is_empty() {
+            return;
+        }
+        let nonce = self.next_nonce();
+        self.ready.push_back(Response {
+            type_url: request.type_url().to_owned(),
+            nonce: nonce_text(nonce),
+            version: Version::default().to_string(),
+            resources: Vec::new(),
+            removed,
+        });
+    }
+
+    fn send(
+        &mut self,
+        kind: ResourceType,
+        snapshot: &Snapshot,
+        hold: bool,
+        now: Instant,
+    ) -> Result<Option<Response>, Refusal> {
+        if self.gate_is_closed(kind, now) {
+            return Ok(None);
+        }
+        let Some(lane) = self.lanes[kind as usize]
+            .as_mut()
+            .filter(|lane| lane.is_free())
+        else {
+            return Ok(None);
+        };
+        let payload = lane.variant.collect(snapshot.set(kind), hold);
+        if lane.variant.holds() {
+            self.held_since.get_or_insert(now);
+        }
+        let Some(payload) = payload.map_err(|Lagging| Refusal::Lagging)? else {
+            lane.close_chunks();
+            return Ok(None);
+        };
+        let nonce = self.next_nonce();
+        if let Some(lane) = &mut self.lanes[kind as usize] {
+            lane.sent(nonce, &payload, now);
+        }
+        self.resend_what_it_refers_to(kind, &payload);
+        Ok(Some(Response {
+            type_url: kind.type_url().to_owned(),
+            nonce: nonce_text(nonce),
+            version: payload.version.to_string(),
+            resources: payload.resources,
+            removed: payload.removed,
+        }))
+    }
+
+    /// Sends the removals that were kept back, once no route needs what they remove.
+    fn release(&mut self, snapshot: &Snapshot, now: Instant) -> Result<Option<Response>, Refusal> {
+        if self.held_since.is_none() || !self.may_remove(snapshot, now) {
+            return Ok(None);
+        }
+        for kind in ResourceType::ALL
+            .into_iter()
+            .filter(|kind| is_needed_by_routes(*kind))
+        {
+            if let Some(response) = self.send(kind, snapshot, false, now)? {
+                return Ok(Some(response));
+            }
+        }
+        if !self.lanes.iter().flatten().any(|lane| lane.variant.holds()) {
+            self.held_since = None;
+        }
+        Ok(None)
+    }
+
+    /// Whether every route and listener of this stream is as the snapshot has it and acknowledged,
+    /// or was waited for long enough.
+    fn may_remove(&mut self, snapshot: &Snapshot, now: Instant) -> bool {
+        if self.held_since.is_some_and(|since| now >= since + HOLD) {
+            return true;
+        }
+        [ResourceType::Listener, ResourceType::Route]
+            .into_iter()
+            .all(|kind| {
+                self.lanes[kind as usize].as_mut().is_none_or(|lane| {
+                    lane.outstanding.is_none()
+                        && lane.variant.subscription().caught_up(snapshot.set(kind))
+                })
+            })
+    }
+
+    fn gate_is_closed(&self, kind: ResourceType, now: Instant) -> bool {
+        !is_needed_by_routes(kind)
+            && self
+                .clusters_unacked_since()
+                .is_some_and(|since| now < since + GATE)
+    }
+
+    fn clusters_unacked_since(&self) -> Option<Instant> {
+        let lane = self.lanes[ResourceType::Cluster as usize].as_ref()?;
+        lane.outstanding
+            .as_ref()
+            .map(|outstanding| outstanding.since)
+    }
+
+    fn resend_what_it_refers_to(&mut self, kind: ResourceType, payload: &Payload) {
+        let referred = kind
+            .refers_to()
+            .and_then(|kind| self.lanes[kind as usize].as_mut());
+        if let Some(lane) = referred {
+            for name in payload.renewed() {
+                lane.variant.subscription().resend(name);
+            }
+        }
+    }
+
+    fn next_nonce(&mut self) -> u64 {
+        self.nonce += 1;
+        self.nonce
+    }
+}
+
+impl<V: Variant> Lane<V> {
+    /// Nothing is outstanding, or a chunked set is under way.
+    fn is_free(&self) -> bool {
+        self.outstanding
+            .as_ref()
+            .is_none_or(|outstanding| outstanding.open)
+    }
+
+    fn sent(&mut self, nonce: u64, payload: &Payload, now: Instant) {
+        let first = self
+            .outstanding
+            .as_ref()
+            .map_or(nonce, |outstanding| outstanding.first);
+        let (version, open) = (payload.version, payload.more);
+        self.outstanding = Some(Outstanding {
+            first,
+            last: nonce,
+            since: now,
+            version,
+            open,
+        });
+    }
+
+    /// The rest of a chunked set vanished before it was sent.
+    fn close_chunks(&mut self) {
+        if let Some(outstanding) = &mut self.outstanding {
+            outstanding.open = false;
+        }
+    }
+
+    /// A request is an ACK or a NACK only by the nonce of a response that is outstanding.
+    fn acknowledge(&mut self, request: &V::Request) {
+        let Some(outstanding) = &self.outstanding else {
+            return;
+        };
+        let nonce = u64::from_str_radix(request.nonce(), 16);
+        let Some(nonce) = nonce
+            .ok()
+            .filter(|n| (outstanding.first..=outstanding.last).contains(n))
+        else {
+            return;
+        };
+        let version = outstanding.version;
+        if let Some(error) = request.error() {
+            self.error = Some(shorten(error));
+            self.variant.rejected(version);
+        } else if nonce == outstanding.first {
+            self.error = None;
+        }
+        if nonce == outstanding.last && !outstanding.open {
+            self.outstanding = None;
+            if self.error.is_none() {
+                self.acked = Some(version);
+            }
+        }
+    }
+
+    fn status(&self) -> TypeStatus {
+        let state = match (&self.error, &self.outstanding, self.acked) {
+            (Some(_), ..) => State::Error,
+            (None, Some(_), _) => State::Stale,
+            (None, None, Some(_)) => State::Synced,
+            (None, None, None) => State::NotSent,
+        };
+        TypeStatus {
+            state,
+            version: self.acked.map(|version| version.to_string()),
+            subscribed: self.variant.subscribed(),
+            error: self.error.clone(),
+        }
+    }
+}
+
+/// Clusters and endpoints are made before the routes that need them and removed after.
+fn is_needed_by_routes(kind: ResourceType) -> bool {
+    matches!(kind, ResourceType::Cluster | ResourceType::Endpoint)
+}
+
+fn nonce_text(nonce: u64) -> String {
+    format!("{nonce:x}")
+}
+
+fn shorten(text: &str) -> String {
+    let end = text
+        .char_indices()
+        .nth(ERROR_LEN)
+        .map_or(text.len(), |(at, _)| at);
+    text[..end].to_owned()
+}

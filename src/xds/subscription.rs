@@ -1,0 +1,154 @@
+//! What a stream wants of one resource type, and how far into the change log it has been served.
+//!
+//! It refuses to know how requests spell it (that differs between the two protocol variants) and what
+//! the answers look like. Invariant: everything that the stream wants and that changed at or before
+//! the cursor has been put into a response.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use crate::{
+    resource::Resource,
+    snapshot::{Change, Cursor, ResourceSet},
+};
+
+/// Names that a stream wants of one type, or all of them.
+#[derive(Debug, Default)]
+pub struct Subscription {
+    pub wildcard: bool,
+    /// Asked for by name, beside the wildcard or without it.
+    pub names: BTreeSet<Arc<str>>,
+    /// Names that want an answer whatever the cursor says.
+    pub pending: BTreeSet<Arc<str>>,
+    /// `None` until the first answer was put together.
+    pub cursor: Option<Cursor>,
+}
+
+impl Subscription {
+    pub fn wants(&self, name: &str) -> bool {
+        self.wildcard || self.names.contains(name)
+    }
+
+    /// The cursor that the next answer starts from. Names are answered through `pending`, so that a
+    /// stream without a wildcard need not walk what was there before it.
+    pub fn start(&self, set: &ResourceSet) -> Cursor {
+        self.cursor
+            .unwrap_or(if self.wildcard { 0 } else { set.latest() })
+    }
+
+    /// Everything is to be told again: the wildcard was switched on. What was asked for by name and
+    /// changed meanwhile is kept as `pending`, since a removal is not told to a cursor of 0.
+    pub fn restart(&mut self, set: &ResourceSet) {
+        if let Some(cursor) = self.cursor {
+            let changed = self
+                .names
+                .iter()
+                .filter(|name| set.change(name, cursor).is_some());
+            self.pending.extend(changed.cloned());
+            self.cursor = Some(0);
+        }
+    }
+
+    /// What this stream wants and has not seen, oldest change first. Costs what changed or what is
+    /// wanted, whichever is less.
+    pub fn changes<'a>(
+        &'a self,
+        set: &'a ResourceSet,
+        cursor: Cursor,
+    ) -> Box<dyn Iterator<Item = Change<'a>> + 'a> {
+        let changed = usize::try_from(set.latest() - cursor).unwrap_or(usize::MAX);
+        if self.wildcard {
+            return Box::new(set.since(cursor));
+        }
+        if changed <= self.names.len() {
+            return Box::new(
+                set.since(cursor)
+                    .filter(|c| self.names.contains(&c.resource.name)),
+            );
+        }
+        let mut told: Vec<_> = self
+            .names
+            .iter()
+            .filter_map(|name| set.change(name, cursor))
+            .collect();
+        told.sort_unstable_by_key(|change| change.at);
+        Box::new(told.into_iter())
+    }
+
+    /// Whether the walk from the cursor will tell of this name, so that nothing else needs to.
+    pub fn will_tell(&self, set: &ResourceSet, cursor: Cursor, name: &str) -> bool {
+        self.wants(name) && set.change(name, cursor).is_some()
+    }
+
+    /// Has the name answered once more, if it was answered before.
+    pub fn resend(&mut self, name: &Arc<str>) {
+        if self.cursor.is_some() && self.wants(name) {
+            self.pending.insert(name.clone());
+        }
+    }
+
+    pub fn caught_up(&self, set: &ResourceSet) -> bool {
+        self.pending.is_empty() && self.cursor == Some(set.latest())
+    }
+}
+
+/// What one response carries.
+#[derive(Debug, Default)]
+pub struct Payload {
+    pub resources: Vec<Arc<Resource>>,
+    pub removed: Vec<Arc<str>>,
+    /// Names whose resources are new to the client, where `resources` holds others as well.
+    pub renewed: Option<Vec<Arc<str>>>,
+    /// The state-of-the-world `version_info`, or the delta's `system_version_info`.
+    pub version: crate::resource::Version,
+    /// The rest follows at once, without waiting for an ACK.
+    pub more: bool,
+    bytes: usize,
+}
+
+/// The most bytes of resources in a message that can be split: gRPC clients refuse 4 MiB by default;
+/// the rest is for removed names and the small fields.
+const BUDGET: usize = (4 << 20) - (256 << 10);
+
+impl Payload {
+    pub fn of(version: crate::resource::Version) -> Self {
+        Self {
+            version,
+            ..Self::default()
+        }
+    }
+
+    /// Whether there is room; there always is for one resource.
+    pub fn fits(&self, resource: &Resource) -> bool {
+        self.bytes == 0 || self.bytes + resource.wire_len() <= BUDGET
+    }
+
+    pub fn push(&mut self, resource: &Arc<Resource>) {
+        self.bytes += resource.wire_len();
+        self.resources.push(resource.clone());
+    }
+
+    pub fn remove(&mut self, name: &Arc<str>) {
+        self.bytes += name.len() + 8;
+        self.removed.push(name.clone());
+    }
+
+    /// Whether another removed name would still fit.
+    pub fn has_room(&self) -> bool {
+        self.bytes < BUDGET
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.resources.is_empty() && self.removed.is_empty()
+    }
+
+    pub fn renewed(&self) -> impl Iterator<Item = &Arc<str>> {
+        let all = self
+            .renewed
+            .is_none()
+            .then(|| self.resources.iter().map(|r| &r.name));
+        self.renewed
+            .iter()
+            .flatten()
+            .chain(all.into_iter().flatten())
+    }
+}
