@@ -1,14 +1,19 @@
 //! The xDS protocol: the snapshot's resources to Envoy and gRPC clients.
 //!
 //! ```text
-//! requests ──▶ stream (order, nonces) ──▶ sotw | delta (what is due) ──▶ body (bytes) ──▶ wire
-//!                        ▲ snapshot
+//! server ──▶ session ──▶ stream (order, nonces) ──▶ sotw | delta (what is due)
+//!                └─────▶ body (bytes) ──▶ wire
 //! ```
 //! It refuses to know services, instances and ZooKeeper: it moves named, versioned bytes.
 //! Source: the xDS protocol text and the comments in `discovery.proto`.
 
+pub mod body;
+pub mod clients;
 pub mod delta;
+pub mod metrics;
 pub mod request;
+pub mod server;
+pub mod session;
 pub mod sotw;
 pub mod status;
 pub mod stream;

@@ -99,6 +99,19 @@ pub struct Response {
     pub removed: Vec<Arc<str>>,
 }
 
+impl Response {
+    /// What a single request gets when nothing that it names exists.
+    pub fn empty(kind: ResourceType) -> Self {
+        Self {
+            type_url: kind.type_url().to_owned(),
+            nonce: nonce_text(1),
+            version: Version::default().to_string(),
+            resources: Vec::new(),
+            removed: Vec::new(),
+        }
+    }
+}
+
 /// Who is at the other end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {

@@ -1,0 +1,142 @@
+//! The streams that are open now, for operators.
+//!
+//! It refuses to know the protocol: a stream lends itself to be looked at, and leaves by itself when
+//! it is dropped. Invariant: nothing of a stream outlives its connection.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
+
+use super::{
+    metrics::Metrics,
+    status::{ClientStatus, TypeStatus},
+    stream::Client,
+};
+use crate::resource::ResourceType;
+
+/// What an open stream shows of itself.
+pub trait Inspect: Send + Sync {
+    fn types(&self) -> Vec<(ResourceType, TypeStatus)>;
+}
+
+/// All open streams whose client is known.
+#[derive(Clone)]
+pub struct Clients {
+    open: Arc<Mutex<Open>>,
+    metrics: Metrics,
+}
+
+#[derive(Default)]
+struct Open {
+    next: u64,
+    streams: BTreeMap<u64, Arc<Entry>>,
+}
+
+struct Entry {
+    client: Client,
+    address: Option<SocketAddr>,
+    connected_at: SystemTime,
+    stream: Arc<dyn Inspect>,
+}
+
+/// Keeps a stream in the list until it is dropped.
+pub struct Membership {
+    clients: Clients,
+    id: u64,
+    kind: &'static str,
+}
+
+impl Clients {
+    pub fn new(metrics: Metrics) -> Self {
+        Self {
+            open: Arc::default(),
+            metrics,
+        }
+    }
+
+    pub fn join(
+        &self,
+        client: Client,
+        address: Option<SocketAddr>,
+        stream: Arc<dyn Inspect>,
+    ) -> Membership {
+        let kind = client.kind.as_str();
+        let entry = Entry {
+            client,
+            address,
+            connected_at: SystemTime::now(),
+            stream,
+        };
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.next += 1;
+        let id = open.next;
+        open.streams.insert(id, Arc::new(entry));
+        self.metrics.clients.with_label_values(&[kind]).inc();
+        Membership {
+            clients: self.clone(),
+            id,
+            kind,
+        }
+    }
+
+    /// In the order in which they connected.
+    pub fn list(&self) -> Vec<ClientStatus> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        // The streams are asked after the list is let go, so that none waits for another.
+        let entries: Vec<_> = open.streams.values().cloned().collect();
+        drop(open);
+        entries.iter().map(|entry| entry.status()).collect()
+    }
+}
+
+impl Entry {
+    fn status(&self) -> ClientStatus {
+        let types = self.stream.types().into_iter();
+        ClientStatus {
+            node_id: self.client.node_id.clone(),
+            kind: self.client.kind.as_str(),
+            address: self
+                .address
+                .map(|address| address.to_string())
+                .unwrap_or_default(),
+            connected_at: self.connected_at,
+            types: types
+                .map(|(kind, status)| (kind.as_str().to_owned(), status))
+                .collect(),
+        }
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        let mut open = self
+            .clients
+            .open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        open.streams.remove(&self.id);
+        self.clients
+            .metrics
+            .clients
+            .with_label_values(&[self.kind])
+            .dec();
+    }
+}
+
+impl fmt::Debug for Clients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Clients").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Membership {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Membership")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}

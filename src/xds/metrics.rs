@@ -1,0 +1,68 @@
+//! What the xDS side counts. Labels are bounded: a kind of client, a resource type.
+
+use prometheus::{
+    Histogram, HistogramOpts, IntCounterVec, IntGaugeVec, Opts, Registry, core::Collector,
+};
+
+use crate::resource::{ClientKind, ResourceType};
+
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    pub clients: IntGaugeVec,
+    pub responses: IntCounterVec,
+    pub nacks: IntCounterVec,
+    /// Seconds from the event in the registry to the response that shows it.
+    pub propagation: Histogram,
+    /// State-of-the-world sets over what gRPC clients accept by default.
+    pub oversized: IntCounterVec,
+}
+
+impl Metrics {
+    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let clients = Opts::new("meshkeeper_xds_clients", "Connected streams.");
+        let responses = Opts::new("meshkeeper_xds_responses_total", "Responses sent.");
+        let nacks = Opts::new(
+            "meshkeeper_xds_nacks_total",
+            "Responses that a client rejected.",
+        );
+        let oversized = Opts::new(
+            "meshkeeper_xds_oversized_responses_total",
+            "Responses over 4 MiB that the protocol does not allow to split.",
+        );
+        let propagation = HistogramOpts::new(
+            "meshkeeper_propagation_seconds",
+            "From a znode's event to the response that shows it, for each response.",
+        )
+        .buckets(prometheus::exponential_buckets(0.000_1, 2.0, 18)?);
+        let metrics = Self {
+            clients: IntGaugeVec::new(clients, &["kind"])?,
+            responses: IntCounterVec::new(responses, &["type"])?,
+            nacks: IntCounterVec::new(nacks, &["type"])?,
+            propagation: Histogram::with_opts(propagation)?,
+            oversized: IntCounterVec::new(oversized, &["type"])?,
+        };
+        metrics.show_zeros();
+        let collectors: [Box<dyn Collector>; 5] = [
+            Box::new(metrics.clients.clone()),
+            Box::new(metrics.responses.clone()),
+            Box::new(metrics.nacks.clone()),
+            Box::new(metrics.propagation.clone()),
+            Box::new(metrics.oversized.clone()),
+        ];
+        collectors
+            .into_iter()
+            .try_for_each(|collector| registry.register(collector))?;
+        Ok(metrics)
+    }
+
+    /// A series that is there from the start can be alerted on.
+    fn show_zeros(&self) {
+        for kind in ClientKind::ALL {
+            self.clients.with_label_values(&[kind.as_str()]);
+        }
+        for kind in ResourceType::ALL {
+            self.responses.with_label_values(&[kind.as_str()]);
+            self.nacks.with_label_values(&[kind.as_str()]);
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! The discovery services on a socket: which path serves what.
+//!
+//! It refuses to know the protocol (`stream`) and a stream's life (`session`). The services are
+//! written by hand instead of generated, so that responses leave as shared bytes.
+//! A service that is not served answers UNIMPLEMENTED.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::body::Body;
+use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
+use http::{HeaderValue, Request, Response, header::CONTENT_TYPE};
+use http_body_util::BodyExt;
+use tokio::net::TcpListener;
+use tokio_stream::StreamExt;
+use tonic::{
+    Status, Streaming,
+    service::Routes,
+    transport::server::{Server, TcpConnectInfo, TcpIncoming},
+};
+use tonic_prost::ProstDecoder;
+
+use super::{
+    body::{self, Form},
+    delta::Delta,
+    session::{Context, Session, refused},
+    sotw::Sotw,
+    stream::{self, Scope, Stream, Variant},
+};
+use crate::resource::ResourceType;
+
+/// A request grows with the mesh: it names every resource that a reconnecting client holds.
+const REQUEST_LIMIT: usize = 256 << 20;
+
+/// Dead peers are found within the sum of both.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The services of single types: package, service, the plural in its methods, the type.
+const SERVICES: [(&str, &str, &str, ResourceType); 4] = [
+    (
+        "cluster",
+        "ClusterDiscoveryService",
+        "Clusters",
+        ResourceType::Cluster,
+    ),
+    (
+        "endpoint",
+        "EndpointDiscoveryService",
+        "Endpoints",
+        ResourceType::Endpoint,
+    ),
+    (
+        "listener",
+        "ListenerDiscoveryService",
+        "Listeners",
+        ResourceType::Listener,
+    ),
+    (
+        "route",
+        "RouteDiscoveryService",
+        "Routes",
+        ResourceType::Route,
+    ),
+];
+
+/// Serves until the context's `stop`, then lets every stream end in order.
+pub async fn serve(
+    listener: TcpListener,
+    context: Context,
+    others: Routes,
+) -> Result<(), tonic::transport::Error> {
+    let stop = context.stop.clone();
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .add_routes(add_discovery(others, &context))
+        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
+        .await
+}
+
+/// Adds every discovery service to what else is served on the port.
+fn add_discovery(mut others: Routes, context: &Context) -> Routes {
+    let mut router = std::mem::take(others.axum_router_mut());
+    router = with_variants(
+        router,
+        "/envoy.service.discovery.v3.AggregatedDiscoveryService",
+        "AggregatedResources",
+        Scope::Aggregated,
+        context,
+    );
+    for (package, service, plural, kind) in SERVICES {
+        let path = format!("/envoy.service.{package}.v3.{service}");
+        router = with_variants(router, &path, plural, Scope::Only(kind), context);
+        router = with_fetch(router, &format!("{path}/Fetch{plural}"), kind, context);
+    }
+    *others.axum_router_mut() = router;
+    others
+}
+
+fn with_variants(
+    router: axum::Router,
+    service: &str,
+    plural: &str,
+    scope: Scope,
+    context: &Context,
+) -> axum::Router {
+    let sotw = format!("{service}/Stream{plural}");
+    let delta = format!("{service}/Delta{plural}");
+    let router = with_streams::<Sotw>(router, &sotw, (scope, Form::Sotw), context);
+    with_streams::<Delta>(router, &delta, (scope, Form::Delta), context)
+}
+
+fn with_streams<V>(
+    router: axum::Router,
+    path: &str,
+    (scope, form): (Scope, Form),
+    context: &Context,
+) -> axum::Router
+where
+    V: Variant + Send + 'static,
+    V::Request: prost::Message + Default + Send + 'static,
+{
+    let context = context.clone();
+    let open = move |request: Request<Body>| {
+        let address = peer(&request);
+        let requests = messages::<V::Request>(request);
+        let session = Session::<V>::new(context.clone(), scope, form, requests, address);
+        std::future::ready(answer(Body::new(session.into_body())))
+    };
+    router.route(path, axum::routing::post(open))
+}
+
+fn with_fetch(
+    router: axum::Router,
+    path: &str,
+    kind: ResourceType,
+    context: &Context,
+) -> axum::Router {
+    let context = context.clone();
+    let fetch = move |request: Request<Body>| {
+        let context = context.clone();
+        async move {
+            match fetch(messages(request), kind, &context).await {
+                Ok(response) => answer(unary(&response)),
+                Err(status) => status.into_http(),
+            }
+        }
+    };
+    router.route(path, axum::routing::post(fetch))
+}
+
+/// Answers one request, as the first of a stream would be answered.
+async fn fetch(
+    mut requests: Streaming<DiscoveryRequest>,
+    kind: ResourceType,
+    context: &Context,
+) -> Result<stream::Response, Status> {
+    let request = requests
+        .next()
+        .await
+        .ok_or_else(|| Status::invalid_argument("no request"))??;
+    let snapshots = context.snapshots.borrow().clone();
+    if !snapshots.loaded {
+        return Err(Status::unavailable("the registry is not loaded yet"));
+    }
+    let mut machine = Stream::<Sotw>::new(Scope::Only(kind));
+    machine
+        .request(request)
+        .map_err(|refusal| refused(&refusal))?;
+    let response = machine.poll(&snapshots, std::time::Instant::now());
+    let response = response.map_err(|refusal| refused(&refusal))?;
+    Ok(response.unwrap_or_else(|| stream::Response::empty(kind)))
+}
+
+fn unary(response: &stream::Response) -> Body {
+    let pieces = body::encode(response, Form::Sotw)
+        .into_iter()
+        .map(http_body::Frame::data);
+    let mut trailers = http::HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    let frames = pieces.chain([http_body::Frame::trailers(trailers)]);
+    let frames = futures_util::stream::iter(frames.map(Ok::<_, std::convert::Infallible>));
+    Body::new(http_body_util::StreamBody::new(frames))
+}
+
+fn messages<M>(request: Request<Body>) -> Streaming<M>
+where
+    M: prost::Message + Default + Send + 'static,
+{
+    let body = request.into_body().map_err(Arc::new);
+    Streaming::new_request(ProstDecoder::default(), body, None, Some(REQUEST_LIMIT))
+}
+
+fn answer(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    let content_type = HeaderValue::from_static("application/grpc");
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
+fn peer(request: &Request<Body>) -> Option<SocketAddr> {
+    request
+        .extensions()
+        .get::<TcpConnectInfo>()
+        .and_then(TcpConnectInfo::remote_addr)
+}

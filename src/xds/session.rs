@@ -1,0 +1,275 @@
+//! One stream's life: it feeds the protocol machine with requests, snapshots and time, and turns
+//! what the machine answers into the body of the HTTP response.
+//!
+//! It refuses to know the protocol. There is no task for a stream: the HTTP connection drives the
+//! body, so a client that does not read costs nobody anything and meets the latest state when it
+//! reads again, and when the connection goes, everything of the stream goes with it.
+//! Invariant: a message that was begun is sent to its end.
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt, stream};
+use http::HeaderMap;
+use http_body::Frame;
+use http_body_util::StreamBody;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status, Streaming};
+use tracing::{debug, warn};
+
+use super::{
+    body::{self, Form},
+    clients::{Clients, Inspect, Membership},
+    metrics::Metrics,
+    request::Request,
+    status::TypeStatus,
+    stream::{Refusal, Response, Scope, Stream, Variant},
+};
+use crate::{resource::ResourceType, snapshot::Snapshots};
+
+/// Requests that are taken in before an answer is looked for; a client may send without end.
+const REQUESTS_AT_ONCE: usize = 64;
+
+/// gRPC clients refuse larger messages by default.
+const LARGE: usize = 4 << 20;
+
+/// What every stream of a server shares.
+#[derive(Clone, Debug)]
+pub struct Context {
+    pub snapshots: watch::Receiver<Arc<Snapshots>>,
+    pub clients: Clients,
+    pub metrics: Metrics,
+    /// Cancelled when the server drains.
+    pub stop: CancellationToken,
+}
+
+/// One open stream.
+pub struct Session<V: Variant> {
+    context: Context,
+    requests: Streaming<V::Request>,
+    machine: Arc<Mutex<Stream<V>>>,
+    form: Form,
+    address: Option<SocketAddr>,
+    membership: Option<Membership>,
+    /// Pieces of the message under way.
+    pieces: VecDeque<Bytes>,
+    /// When the change that the next response shows was seen in the registry.
+    observed: Option<Instant>,
+    ended: bool,
+}
+
+/// Why a session waits no longer.
+enum Wake<R> {
+    Request(Result<R, Status>),
+    /// The client sends no more.
+    Closed,
+    Snapshot,
+    Deadline,
+    Stop,
+}
+
+impl<V> Session<V>
+where
+    V: Variant + Send + 'static,
+    V::Request: Send,
+{
+    pub fn new(
+        context: Context,
+        scope: Scope,
+        form: Form,
+        requests: Streaming<V::Request>,
+        address: Option<SocketAddr>,
+    ) -> Self {
+        Self {
+            context,
+            requests,
+            machine: Arc::new(Mutex::new(Stream::new(scope))),
+            form,
+            address,
+            membership: None,
+            pieces: VecDeque::new(),
+            observed: None,
+            ended: false,
+        }
+    }
+
+    /// The body of the HTTP response; driving it is all there is to do.
+    pub fn into_body(self) -> impl http_body::Body<Data = Bytes, Error = Infallible> + Send {
+        StreamBody::new(stream::unfold(self, |mut session| async {
+            let frame = session.next_frame().await?;
+            Some((Ok(frame), session))
+        }))
+    }
+
+    async fn next_frame(&mut self) -> Option<Frame<Bytes>> {
+        if self.pieces.is_empty() {
+            if self.ended {
+                return None;
+            }
+            match self.next_response().await {
+                Ok(response) => self.begin(&response),
+                Err(status) => return Some(self.end(&status)),
+            }
+        }
+        self.pieces.pop_front().map(Frame::data)
+    }
+
+    /// Waits until the machine has something to say; the error is the stream's end.
+    async fn next_response(&mut self) -> Result<Response, Status> {
+        loop {
+            self.take_waiting_requests()?;
+            let now = Instant::now();
+            let snapshots = self.context.snapshots.borrow_and_update().clone();
+            let polled = self.machine().poll(&snapshots, now);
+            if let Some(response) = polled.map_err(|refusal| refused(&refusal))? {
+                return Ok(response);
+            }
+            drop(snapshots);
+            self.observed = None;
+            let deadline = self.machine().deadline(now);
+            match self.wait(deadline).await {
+                Wake::Request(request) => self.request(request?)?,
+                Wake::Snapshot => self.observed = self.context.snapshots.borrow().observed,
+                Wake::Deadline => {}
+                Wake::Closed => return Err(Status::ok("")),
+                Wake::Stop => return Err(Status::unavailable("the server stops; reconnect")),
+            }
+        }
+    }
+
+    async fn wait(&mut self, deadline: Option<Instant>) -> Wake<V::Request> {
+        let timer = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.context.stop.cancelled() => Wake::Stop,
+            request = self.requests.next() => request.map_or(Wake::Closed, Wake::Request),
+            changed = self.context.snapshots.changed() => match changed {
+                Ok(()) => Wake::Snapshot,
+                Err(_) => Wake::Stop,
+            },
+            () = timer => Wake::Deadline,
+        }
+    }
+
+    /// Of many requests that wait, the last state of the subscription is what counts.
+    fn take_waiting_requests(&mut self) -> Result<(), Status> {
+        for _ in 0..REQUESTS_AT_ONCE {
+            match self.requests.next().now_or_never() {
+                Some(Some(request)) => self.request(request?)?,
+                Some(None) | None => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn request(&mut self, request: V::Request) -> Result<(), Status> {
+        self.note_rejection(&request);
+        let outcome = self.machine().request(request);
+        outcome.map_err(|refusal| refused(&refusal))?;
+        if self.membership.is_none() {
+            let client = self.machine().client().cloned();
+            if let Some(client) = client {
+                debug!(
+                    node = client.node_id,
+                    kind = client.kind.as_str(),
+                    "stream opened"
+                );
+                let stream = self.machine.clone() as Arc<dyn Inspect>;
+                self.membership = Some(self.context.clients.join(client, self.address, stream));
+            }
+        }
+        Ok(())
+    }
+
+    fn note_rejection(&self, request: &V::Request) {
+        let Some(error) = request.error() else {
+            return;
+        };
+        let kind = ResourceType::from_type_url(request.type_url());
+        let kind = kind.map_or("unknown", ResourceType::as_str);
+        self.context.metrics.nacks.with_label_values(&[kind]).inc();
+        let node = self.machine().client().map(|client| client.node_id.clone());
+        warn!(node, r#type = kind, error, "a client rejected a response");
+    }
+
+    fn begin(&mut self, response: &Response) {
+        self.pieces = body::encode(response, self.form);
+        let kind = ResourceType::from_type_url(&response.type_url);
+        let kind = kind.map_or("unknown", ResourceType::as_str);
+        self.context
+            .metrics
+            .responses
+            .with_label_values(&[kind])
+            .inc();
+        if let Some(observed) = self.observed.take() {
+            self.context
+                .metrics
+                .propagation
+                .observe(observed.elapsed().as_secs_f64());
+        }
+        let length = body::message_len(&self.pieces);
+        if length > LARGE {
+            self.context
+                .metrics
+                .oversized
+                .with_label_values(&[kind])
+                .inc();
+            warn!(
+                r#type = kind,
+                length, "a response over 4 MiB cannot be split"
+            );
+        }
+    }
+
+    fn end(&mut self, status: &Status) -> Frame<Bytes> {
+        self.ended = true;
+        if status.code() == Code::InvalidArgument {
+            warn!(address = ?self.address, reason = status.message(), "stream refused");
+        }
+        let mut trailers = HeaderMap::new();
+        if status.add_header(&mut trailers).is_err() {
+            trailers.insert("grpc-status", (Code::Internal as i32).into());
+        }
+        Frame::trailers(trailers)
+    }
+
+    fn machine(&self) -> MutexGuard<'_, Stream<V>> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<V: Variant + Send> Inspect for Mutex<Stream<V>> {
+    fn types(&self) -> Vec<(ResourceType, TypeStatus)> {
+        self.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .status()
+            .collect()
+    }
+}
+
+impl<V: Variant> std::fmt::Debug for Session<V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+pub(super) fn refused(refusal: &Refusal) -> Status {
+    match refusal {
+        Refusal::Lagging => Status::unavailable(refusal.to_string()),
+        _ => Status::invalid_argument(refusal.to_string()),
+    }
+}
