@@ -1,1 +1,4 @@
 //! Tests on the real server: in process, then with real ZooKeeper, Envoy and gRPC.
+
+mod support;
+mod wire;

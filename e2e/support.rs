@@ -1,0 +1,5 @@
+//! What the tests start and talk through. Everything binds free ports of the loopback interface and
+//! ends with the test.
+
+pub mod discovery;
+pub mod raw;
