@@ -1,4 +1,6 @@
 //! Tests on the real server: in process, then with real ZooKeeper, Envoy and gRPC.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod support;
 mod wire;
