@@ -20,7 +20,7 @@ use ResourceType::{Cluster, Endpoint, Listener, Route};
 
 fn request(kind: ResourceType) -> DiscoveryRequest {
     DiscoveryRequest {
-        node: node(),
+        node: Some(node()),
         type_url: kind.type_url().into(),
         ..DiscoveryRequest::default()
     }
@@ -74,7 +74,7 @@ async fn line_2_the_services_of_single_types_stream_and_fetch() {
         .into_inner();
     assert_eq!(stream.message().await.unwrap().unwrap().resources.len(), 1);
     let delta = DeltaDiscoveryRequest {
-        node: node(),
+        node: Some(node()),
         ..DeltaDiscoveryRequest::default()
     };
     let mut stream = routes
@@ -114,7 +114,7 @@ async fn line_3_an_empty_type_ends_ads_and_is_implied_elsewhere() {
     let server = Server::start().await;
     let mut ads = server.sotw().await;
     ads.send(DiscoveryRequest {
-        node: node(),
+        node: Some(node()),
         ..DiscoveryRequest::default()
     })
     .await;
@@ -126,7 +126,7 @@ async fn line_3_an_empty_type_ends_ads_and_is_implied_elsewhere() {
     server.put(Cluster, "a", 1);
     let mut clusters = ClusterDiscoveryServiceClient::new(server.channel().await);
     let implied = DiscoveryRequest {
-        node: node(),
+        node: Some(node()),
         ..DiscoveryRequest::default()
     };
     let response = clusters.fetch_clusters(implied).await.unwrap().into_inner();
@@ -141,7 +141,7 @@ async fn line_4_an_unknown_type_leaves_the_stream_up() {
     server.put(Cluster, "a", 1);
     let mut delta = server.delta().await;
     let unknown = DeltaDiscoveryRequest {
-        node: node(),
+        node: Some(node()),
         type_url: "type.googleapis.com/no.such.Type".into(),
         resource_names_subscribe: vec!["x".into()],
         ..DeltaDiscoveryRequest::default()

@@ -128,12 +128,12 @@ pub fn resource(kind: ResourceType, name: &str, version: u64) -> Resource {
     Resource::new(kind, name, Version(version), &[])
 }
 
-pub fn node() -> Option<Node> {
-    Some(Node {
+pub fn node() -> Node {
+    Node {
         id: "test".into(),
         user_agent_name: "envoy".into(),
         ..Node::default()
-    })
+    }
 }
 
 pub fn version(version: u64) -> String {
@@ -166,7 +166,7 @@ impl Sotw {
 
     pub async fn ask(&self, kind: ResourceType, names: &[&str]) {
         self.send(DiscoveryRequest {
-            node: node(),
+            node: Some(node()),
             type_url: kind.type_url().into(),
             resource_names: names.iter().map(|name| (*name).into()).collect(),
             ..DiscoveryRequest::default()
@@ -246,7 +246,7 @@ impl Delta {
         initial_resource_versions: HashMap<String, String>,
     ) {
         self.send(DeltaDiscoveryRequest {
-            node: node(),
+            node: Some(node()),
             type_url: kind.type_url().into(),
             resource_names_subscribe: names.iter().map(|name| (*name).into()).collect(),
             initial_resource_versions,
