@@ -1,8 +1,21 @@
 //! The in-memory mirror of a registry: znodes in, services out.
 //!
+//! ```text
+//! Batch ──▶ Index ──▶ Roster (one service's znodes) ──▶ View · Changes · Counts
+//!             └─ format: bytes of one znode ──▶ Instance or Reason
+//! ```
+//!
 //! It refuses to know how znodes are read (the `zookeeper` side sends [`Event`]s) and who is served.
 //! Invariant: after every [`Batch`] the [`View`] equals what the znodes named so far decode to;
-//! a znode that does not decode is in `rejected` and harms no neighbour.
+//! a znode that does not decode is in `rejected` and harms no neighbour. A znode that decoded once
+//! keeps serving that last good value until it is deleted.
+
+pub mod format;
+pub mod index;
+pub mod metrics;
+mod name;
+pub mod reason;
+mod roster;
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -10,6 +23,20 @@ use bytes::Bytes;
 use imbl::OrdMap;
 
 use crate::model::Service;
+
+pub use format::FormatChoice;
+pub use index::Index;
+pub use metrics::Metrics;
+
+/// A configured registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// What operators call it; a metrics label.
+    pub name: String,
+    /// The znode whose children are the services: absolute, `/services`.
+    pub root: String,
+    pub format: FormatChoice,
+}
 
 /// What ZooKeeper says of a znode beside its data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,5 +88,16 @@ pub struct View {
     pub rejected: OrdMap<String, Rejected>,
 }
 
-/// The names of the services that a batch touched: they changed, appeared or are gone.
+/// How much a registry holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub services: usize,
+    /// With the disabled and the unhealthy ones.
+    pub instances: usize,
+    pub rejected: usize,
+}
+
+/// The names of the services that a batch touched: they appeared, are gone, or changed in more than
+/// [`Instance::origin`](crate::model::Instance::origin). No client can see an origin, so a rewrite
+/// of equal data shows its new `mzxid` in the [`View`] and is no change.
 pub type Changes = BTreeSet<Arc<str>>;

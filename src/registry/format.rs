@@ -1,0 +1,270 @@
+//! Payload formats: the bytes of one znode in, one instance or a reason out.
+//!
+//! It refuses to know other znodes and the tree. Invariant: on any bytes a [`Format`] yields a valid
+//! instance or a [`Reason`], and never panics. `auto` asks the formats in the order of
+//! [`FormatChoice::candidates`], the most telling first, and takes the first that recognises the
+//! znode; that one alone decodes it, so that its reason is about the right format:
+//!
+//! 1. `curator`: a JSON object with a key that only Curator's discovery writes
+//! 2. `json`: any other JSON object
+//! 3. `plain`: everything else
+//!
+//! A new format is a file here and a row in `candidates`. A decoder sees the znode's name and its
+//! Stat beside the data, for formats whose names carry the data. What a format knows beyond one
+//! address (named ports) becomes a field of [`Decoded`]. Host names are refused in one place,
+//! [`field::address`], until something resolves them.
+
+mod curator;
+mod field;
+#[cfg(test)]
+mod golden;
+mod json;
+mod plain;
+#[cfg(test)]
+mod properties;
+
+use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr};
+
+use super::{
+    Rejected, Stat,
+    reason::{Reason, quoted},
+};
+use crate::model::{Health, Weight};
+
+/// The largest payload that is looked at, in bytes. Real ones have a few hundred; ZooKeeper itself
+/// takes 1 MiB, which times the size of a fleet would be memory in every client.
+pub const PAYLOAD_MAX: usize = 64 * 1024;
+
+/// A znode as a decoder sees it.
+#[derive(Debug)]
+pub struct Znode<'a> {
+    /// The last element of its path.
+    pub name: &'a str,
+    pub stat: Stat,
+    text: Result<&'a str, Reason>,
+}
+
+impl<'a> Znode<'a> {
+    pub fn new(name: &'a str, data: &'a [u8], stat: Stat) -> Self {
+        Self {
+            name,
+            stat,
+            text: text_of(data),
+        }
+    }
+
+    /// The data without white space around it; never empty.
+    pub fn text(&self) -> Result<&'a str, Reason> {
+        self.text.clone()
+    }
+
+    /// The text of a JSON object, or what looks like one.
+    fn object(&self) -> Option<&'a str> {
+        self.text
+            .as_ref()
+            .ok()
+            .copied()
+            .filter(|t| t.starts_with('{'))
+    }
+}
+
+fn text_of(data: &[u8]) -> Result<&str, Reason> {
+    if data.len() > PAYLOAD_MAX {
+        let len = data.len();
+        let reason = format!("payload has {len} bytes; at most {PAYLOAD_MAX} are read");
+        return Err(Reason::new(reason));
+    }
+    let text = std::str::from_utf8(data).map_err(|error| {
+        let offset = error.valid_up_to();
+        Reason::new(format!(
+            "payload is not UTF-8 at byte {offset}; write host:port or JSON in UTF-8"
+        ))
+    })?;
+    match text.trim() {
+        "" => Err(Reason::new("payload is empty: expected host:port or JSON")),
+        text => Ok(text),
+    }
+}
+
+/// What a znode registers, apart from where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decoded {
+    /// What the registration calls itself, if it does.
+    pub id: Option<String>,
+    pub address: IpAddr,
+    /// 1..=65535.
+    pub port: u16,
+    pub weight: Weight,
+    pub zone: Option<String>,
+    pub health: Health,
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// One way to write a registration.
+pub trait Format: fmt::Debug + Sync {
+    /// As operators see it beside an instance or a rejected znode.
+    fn name(&self) -> &'static str;
+
+    /// Whether a znode is written in this format, right or wrong. Cheap: asked for each znode.
+    fn recognises(&self, znode: &Znode<'_>) -> bool;
+
+    fn decode(&self, znode: &Znode<'_>) -> Result<Decoded, Reason>;
+}
+
+/// How the znodes of a registry are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FormatChoice {
+    /// Found out for each znode.
+    #[default]
+    Auto,
+    /// `host:port` or the simple JSON form.
+    Plain,
+    /// Curator's service discovery: Spring Cloud, Dubbo 3 at application level and others.
+    Curator,
+}
+
+impl FormatChoice {
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Plain, Self::Curator];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Plain => "plain",
+            Self::Curator => "curator",
+        }
+    }
+
+    /// In the order in which they are asked.
+    fn candidates(self) -> &'static [&'static dyn Format] {
+        match self {
+            Self::Auto => &[&curator::Curator, &json::Json, &plain::Plain],
+            Self::Plain => &[&json::Json, &plain::Plain],
+            Self::Curator => &[&curator::Curator],
+        }
+    }
+
+    /// The format that a znode is taken for: the first that recognises it, or the only one.
+    fn format_of(self, znode: &Znode<'_>) -> Option<&'static dyn Format> {
+        match self.candidates() {
+            [only] => Some(*only),
+            several => several.iter().copied().find(|f| f.recognises(znode)),
+        }
+    }
+
+    /// Decodes a znode and names the format that it was decoded with.
+    pub fn decode(self, znode: &Znode<'_>) -> Result<(&'static str, Decoded), Rejected> {
+        let reject = |format, reason: Reason| Rejected {
+            format,
+            reason: reason.into_string(),
+        };
+        let Some(format) = self.format_of(znode) else {
+            let unknown = || Reason::new("payload is in no known format; write host:port or JSON");
+            let reason = znode.text().err().unwrap_or_else(unknown);
+            return Err(reject(self.as_str(), reason));
+        };
+        match format.decode(znode) {
+            Ok(decoded) => Ok((format.name(), decoded)),
+            Err(reason) => Err(reject(format.name(), reason)),
+        }
+    }
+}
+
+impl fmt::Display for FormatChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Formats that the configuration knows and no decoder reads yet: the one place that says so.
+const PLANNED: [&str; 3] = ["dubbo", "serverset", "nerve"];
+
+/// A `format` that cannot be chosen.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FormatError {
+    #[error("format `{0}` is not supported yet; use auto, plain or curator")]
+    NotYet(&'static str),
+    #[error("format {0} is unknown; use auto, plain or curator")]
+    Unknown(String),
+}
+
+impl FromStr for FormatChoice {
+    type Err = FormatError;
+
+    fn from_str(text: &str) -> Result<Self, FormatError> {
+        if let Some(choice) = Self::ALL.into_iter().find(|c| c.as_str() == text) {
+            return Ok(choice);
+        }
+        Err(match PLANNED.into_iter().find(|p| *p == text) {
+            Some(planned) => FormatError::NotYet(planned),
+            None => FormatError::Unknown(quoted(text)),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rejected(choice: FormatChoice, data: &[u8]) -> Rejected {
+        choice
+            .decode(&Znode::new("i-1", data, Stat::default()))
+            .unwrap_err()
+    }
+
+    #[test]
+    fn names_of_formats_are_read_as_they_are_written() {
+        for choice in FormatChoice::ALL {
+            assert_eq!(choice.to_string().parse(), Ok(choice));
+        }
+    }
+
+    #[test]
+    fn a_planned_format_is_refused_with_what_to_use() {
+        for planned in PLANNED {
+            assert_eq!(
+                planned.parse::<FormatChoice>().unwrap_err().to_string(),
+                format!("format `{planned}` is not supported yet; use auto, plain or curator")
+            );
+        }
+    }
+
+    #[test]
+    fn an_unknown_format_is_refused() {
+        let error = "Curator\n".parse::<FormatChoice>().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            r"format `Curator\n` is unknown; use auto, plain or curator"
+        );
+    }
+
+    #[test]
+    fn a_payload_of_the_largest_size_is_read_and_one_over_it_is_not() {
+        let mut data = b"10.0.0.7:8080".to_vec();
+        data.resize(PAYLOAD_MAX, b' ');
+        let znode = Znode::new("i-1", &data, Stat::default());
+        assert!(FormatChoice::Auto.decode(&znode).is_ok());
+        data.push(b' ');
+        assert_eq!(
+            rejected(FormatChoice::Auto, &data).reason,
+            "payload has 65537 bytes; at most 65536 are read"
+        );
+    }
+
+    #[test]
+    fn what_is_no_text_is_rejected_under_the_chosen_name() {
+        for choice in [FormatChoice::Auto, FormatChoice::Plain] {
+            let rejected = rejected(choice, b"10.0.0.7\xff:80");
+            assert_eq!(rejected.format, choice.as_str());
+            assert_eq!(
+                rejected.reason,
+                "payload is not UTF-8 at byte 8; write host:port or JSON in UTF-8"
+            );
+        }
+    }
+
+    #[test]
+    fn a_fixed_format_reads_no_other() {
+        let rejected = rejected(FormatChoice::Curator, b"10.0.0.7:8080");
+        assert_eq!(rejected.format, "curator");
+    }
+}

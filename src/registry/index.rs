@@ -1,0 +1,416 @@
+//! Applies batches of events to the mirror and tells which services changed by them.
+//!
+//! Layout: a znode below the root is a service, one below that an instance; what is deeper is not
+//! looked at. A service lives from its znode's (or an instance's) `Put` to its `Delete`, also without
+//! instances. It refuses to know payloads (`format`) and who serves an address (`roster`).
+//!
+//! Names are hosts, and hosts have no case: of the services that differ in case only, the oldest
+//! (least `czxid`, then name) is served and the others are rejected until it goes. The parent of an
+//! instance whose own `Put` is still to come counts as the youngest.
+//!
+//! Invariants: the view depends on the znodes and not on the order in which they were told; a batch
+//! costs what it touches (the services in it), never the size of the registry.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    sync::Arc,
+};
+
+use super::{
+    Batch, Changes, Config, Counts, Event, Rejected, Stat, View,
+    format::Znode,
+    name,
+    reason::{Reason, quoted_path},
+    roster::{Roster, Touched},
+};
+use crate::model::{Instance, Origin, Service};
+
+/// The `czxid` of a service whose own znode was not seen yet.
+const UNSEEN: i64 = i64::MAX;
+
+#[derive(Debug)]
+pub struct Index {
+    config: Config,
+    registry: Arc<str>,
+    services: BTreeMap<Arc<str>, Mirrored>,
+    /// The well-named services by their names in lower case, the oldest first.
+    hosts: BTreeMap<String, BTreeSet<(i64, Arc<str>)>>,
+    view: View,
+    instances: usize,
+    loaded: bool,
+}
+
+/// A service's znode and what is below it.
+#[derive(Debug)]
+struct Mirrored {
+    czxid: i64,
+    /// Nothing is read below a service whose name can never be served.
+    roster: Result<Roster, Reason>,
+}
+
+/// The services that a batch touched, each with the names of its touched znodes.
+type Dirty = BTreeMap<Arc<str>, BTreeSet<Arc<str>>>;
+
+/// Where a path of an event points to.
+enum Place<'a> {
+    Root,
+    Service(&'a str),
+    Instance(&'a str, &'a str),
+    Elsewhere,
+}
+
+impl Place<'_> {
+    fn of(path: &str) -> Place<'_> {
+        let mut names = path.split('/');
+        match (names.next(), names.next(), names.next()) {
+            (Some(""), None, None) => Place::Root,
+            (Some(service), None, None) => Place::Service(service),
+            (Some(service), Some(name), None) if !service.is_empty() && !name.is_empty() => {
+                Place::Instance(service, name)
+            }
+            _ => Place::Elsewhere,
+        }
+    }
+}
+
+impl Index {
+    pub fn new(config: Config) -> Self {
+        Self {
+            registry: Arc::from(config.name.as_str()),
+            config,
+            services: BTreeMap::new(),
+            hosts: BTreeMap::new(),
+            view: View::default(),
+            instances: 0,
+            loaded: false,
+        }
+    }
+
+    /// Mirrors a batch. The view may change though no service did: origins and rejected znodes.
+    pub fn apply(&mut self, batch: Batch) -> Changes {
+        let mut dirty = Dirty::new();
+        for event in batch.events {
+            match event {
+                Event::Put { path, data, stat } => self.put(&path, &data, stat, &mut dirty),
+                Event::Delete { path } => self.delete(&path, &mut dirty),
+            }
+        }
+        self.loaded |= batch.complete;
+        dirty
+            .into_iter()
+            .filter_map(|(name, touched)| self.settle(&name, touched).then_some(name))
+            .collect()
+    }
+
+    /// The mirror as it is now; costs nothing.
+    pub fn view(&self) -> View {
+        self.view.clone()
+    }
+
+    /// How much the view holds; costs nothing.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            services: self.view.services.len(),
+            instances: self.instances,
+            rejected: self.view.rejected.len(),
+        }
+    }
+
+    /// Whether the whole tree was seen once. Before that the view has only a part of it.
+    pub fn loaded(&self) -> bool {
+        self.loaded
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn put(&mut self, path: &str, data: &[u8], stat: Stat, dirty: &mut Dirty) {
+        match Place::of(path) {
+            Place::Service(service) => {
+                self.ensure(service, stat.czxid, dirty);
+            }
+            Place::Instance(service, name) => self.put_instance(service, name, data, stat, dirty),
+            Place::Root | Place::Elsewhere => {}
+        }
+    }
+
+    fn put_instance(
+        &mut self,
+        service: &str,
+        name: &str,
+        data: &[u8],
+        stat: Stat,
+        dirty: &mut Dirty,
+    ) {
+        let service = match self.services.get_key_value(service) {
+            Some((service, _)) => Arc::clone(service),
+            None => self.ensure(service, UNSEEN, dirty),
+        };
+        let path = full_path(&self.config.root, &[&service, name]);
+        let outcome = self.decode(path, &Znode::new(name, data, stat));
+        if let Some(Ok(roster)) = self.services.get_mut(&service).map(|m| &mut m.roster) {
+            mark(dirty, &service, roster.put(name, stat.czxid, outcome));
+        }
+    }
+
+    fn decode(&self, path: String, znode: &Znode<'_>) -> Result<Instance, Rejected> {
+        let (format, decoded) = self.config.format.decode(znode)?;
+        Ok(Instance {
+            id: decoded.id.unwrap_or_else(|| znode.name.to_owned()),
+            address: decoded.address,
+            port: decoded.port,
+            weight: decoded.weight,
+            zone: decoded.zone,
+            health: decoded.health,
+            metadata: decoded.metadata,
+            origin: Origin {
+                path,
+                format,
+                czxid: znode.stat.czxid,
+                mzxid: znode.stat.mzxid,
+            },
+        })
+    }
+
+    fn delete(&mut self, path: &str, dirty: &mut Dirty) {
+        match Place::of(path) {
+            Place::Root => {
+                for name in self.services.keys().cloned().collect::<Vec<_>>() {
+                    self.delete_service(&name, dirty);
+                }
+            }
+            Place::Service(name) => self.delete_service(name, dirty),
+            Place::Instance(service, name) => {
+                let Some((service, mirrored)) = self.services.get_key_value(service) else {
+                    return;
+                };
+                if mirrored.roster.is_ok() {
+                    let service = Arc::clone(service);
+                    self.delete_instance(&service, name, dirty);
+                }
+            }
+            Place::Elsewhere => {}
+        }
+    }
+
+    fn delete_instance(&mut self, service: &Arc<str>, name: &str, dirty: &mut Dirty) {
+        if let Some(Ok(roster)) = self.services.get_mut(service).map(|m| &mut m.roster) {
+            mark(dirty, service, roster.delete(name));
+        }
+    }
+
+    fn delete_service(&mut self, name: &str, dirty: &mut Dirty) {
+        let Some((name, mirrored)) = self.services.remove_entry(name) else {
+            return;
+        };
+        let touched = dirty.entry(Arc::clone(&name)).or_default();
+        if let Ok(roster) = &mirrored.roster {
+            touched.extend(roster.names().cloned());
+            self.rename(&name, Some(mirrored.czxid), None, dirty);
+        }
+    }
+
+    /// The service exists since `czxid`.
+    fn ensure(&mut self, name: &str, czxid: i64, dirty: &mut Dirty) -> Arc<str> {
+        let (name, before) = match self.services.entry(Arc::from(name)) {
+            Entry::Occupied(mut entry) => {
+                let before = std::mem::replace(&mut entry.get_mut().czxid, czxid);
+                (Arc::clone(entry.key()), Some(before))
+            }
+            Entry::Vacant(entry) => {
+                let name = Arc::clone(entry.key());
+                let roster = name::check(&name).map(|()| Roster::default());
+                entry.insert(Mirrored { czxid, roster });
+                (name, None)
+            }
+        };
+        if before == Some(czxid) {
+            return name;
+        }
+        dirty.entry(Arc::clone(&name)).or_default();
+        if self.services.get(&name).is_some_and(|m| m.roster.is_ok()) {
+            self.rename(&name, before, Some(czxid), dirty);
+        }
+        name
+    }
+
+    /// Moves a claim to a host name. Where another service holds it afterwards, all that ask for it
+    /// are touched, since each of the others names the holder.
+    fn rename(
+        &mut self,
+        name: &Arc<str>,
+        before: Option<i64>,
+        after: Option<i64>,
+        dirty: &mut Dirty,
+    ) {
+        let host = name.to_ascii_lowercase();
+        let claims = self.hosts.entry(host.clone()).or_default();
+        let holder = claims.first().map(|(_, name)| Arc::clone(name));
+        if let Some(before) = before {
+            claims.remove(&(before, Arc::clone(name)));
+        }
+        if let Some(after) = after {
+            claims.insert((after, Arc::clone(name)));
+        }
+        if holder.as_ref() != claims.first().map(|(_, name)| name) {
+            for (_, claimant) in claims.iter() {
+                dirty.entry(Arc::clone(claimant)).or_default();
+            }
+        }
+        if claims.is_empty() {
+            self.hosts.remove(&host);
+        }
+    }
+
+    /// Brings the view in line with a service; whether a client could see a difference.
+    fn settle(&mut self, name: &Arc<str>, mut touched: BTreeSet<Arc<str>>) -> bool {
+        let path = full_path(&self.config.root, &[name]);
+        let standing = self.standing(name);
+        let served = standing == Standing::Served;
+        let before = self.view.services.get(name).cloned();
+
+        if let Standing::Rejected(reason) = standing {
+            let format = self.config.format.as_str();
+            let reason = reason.into_string();
+            self.view.rejected.insert(path, Rejected { format, reason });
+        } else if !self.view.rejected.is_empty() {
+            self.view.rejected.remove(&path);
+        }
+        let roster = self.services.get(name).and_then(|m| m.roster.as_ref().ok());
+        if served != before.is_some() {
+            touched.extend(roster.into_iter().flat_map(Roster::names).cloned());
+        }
+        let serving = roster.filter(|_| served);
+        for znode in &touched {
+            let rejection = serving.and_then(|roster| roster.rejection(znode));
+            show(&mut self.view, &self.config.root, [name, znode], rejection);
+        }
+        let after = serving.map(|roster| Service {
+            name: Arc::clone(name),
+            registry: Arc::clone(&self.registry),
+            instances: roster.instances(),
+        });
+        self.replace(name, before.as_deref(), after)
+    }
+
+    fn replace(
+        &mut self,
+        name: &Arc<str>,
+        before: Option<&Service>,
+        after: Option<Service>,
+    ) -> bool {
+        let count = |service: Option<&Service>| service.map_or(0, |s| s.instances.len());
+        self.instances = self.instances - count(before) + count(after.as_ref());
+        let Some(after) = after else {
+            return self.view.services.remove(name).is_some();
+        };
+        match before.map_or(Difference::Visible, |before| difference(before, &after)) {
+            Difference::None => false,
+            difference => {
+                self.view.services.insert(Arc::clone(name), Arc::new(after));
+                difference == Difference::Visible
+            }
+        }
+    }
+
+    fn standing(&self, name: &Arc<str>) -> Standing {
+        match self.services.get(name).map(|m| &m.roster) {
+            None => Standing::Gone,
+            Some(Err(reason)) => Standing::Rejected(reason.clone()),
+            Some(Ok(_)) => match self.holder(name) {
+                Some(holder) if holder != name => Standing::Rejected(outranked(holder)),
+                _ => Standing::Served,
+            },
+        }
+    }
+
+    /// The service that has the host name which `name` asks for.
+    fn holder(&self, name: &str) -> Option<&Arc<str>> {
+        let claims = self.hosts.get(&name.to_ascii_lowercase())?;
+        claims.first().map(|(_, holder)| holder)
+    }
+}
+
+/// What becomes of a service.
+#[derive(PartialEq, Eq)]
+enum Standing {
+    Gone,
+    Rejected(Reason),
+    Served,
+}
+
+fn outranked(holder: &str) -> Reason {
+    Reason::new(format!(
+        "the name differs from the older service {} in case only; rename one",
+        quoted_path(holder)
+    ))
+}
+
+#[derive(PartialEq, Eq)]
+enum Difference {
+    None,
+    /// In origins, which operators see and clients do not.
+    Origin,
+    Visible,
+}
+
+fn difference(before: &Service, after: &Service) -> Difference {
+    let pairs = || before.instances.iter().zip(&after.instances);
+    if before.instances.len() != after.instances.len() || !pairs().all(|(a, b)| alike(a, b)) {
+        Difference::Visible
+    } else if pairs().all(|(a, b)| Arc::ptr_eq(a, b) || a.origin == b.origin) {
+        Difference::None
+    } else {
+        Difference::Origin
+    }
+}
+
+/// Whether two instances are equal but for their origin. Every field is named, so that a new one
+/// asks for its answer here.
+fn alike(a: &Arc<Instance>, b: &Arc<Instance>) -> bool {
+    let Instance {
+        id,
+        address,
+        port,
+        weight,
+        zone,
+        health,
+        metadata,
+        origin: _,
+    } = &**a;
+    Arc::ptr_eq(a, b)
+        || ((address, port, weight, zone) == (&b.address, &b.port, &b.weight, &b.zone)
+            && (id, health, metadata) == (&b.id, &b.health, &b.metadata))
+}
+
+fn mark(dirty: &mut Dirty, service: &Arc<str>, touched: Touched) {
+    let names = touched.into_iter().flatten();
+    match dirty.get_mut(service) {
+        Some(znodes) => znodes.extend(names),
+        None => drop(dirty.insert(Arc::clone(service), names.collect())),
+    }
+}
+
+fn show(view: &mut View, root: &str, names: [&str; 2], rejection: Option<Rejected>) {
+    match rejection {
+        Some(rejected) => drop(view.rejected.insert(full_path(root, &names), rejected)),
+        None if view.rejected.is_empty() => {}
+        None => drop(view.rejected.remove(&full_path(root, &names))),
+    }
+}
+
+/// The path in the ensemble, below the connect string's chroot.
+fn full_path(root: &str, names: &[&str]) -> String {
+    let mut path = root.trim_end_matches('/').to_owned();
+    for name in names {
+        path.push('/');
+        path.push_str(name);
+    }
+    path
+}
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
