@@ -1,1 +1,7 @@
 //! Tests on the real server: in process, then with real ZooKeeper, Envoy and gRPC.
+
+mod support {
+    pub mod proxy;
+    pub mod zookeeper;
+}
+mod zookeeper;
