@@ -2,4 +2,6 @@
 //! ends with the test.
 
 pub mod discovery;
+pub mod proxy;
 pub mod raw;
+pub mod zookeeper;
