@@ -345,9 +345,7 @@ impl Tree {
             (Request::Watch, Reply::Watching) => self.begin_load(),
             (Request::List(path), Reply::Children(names)) => self.listed(path, &names, load),
             (Request::List(path), Reply::Absent) if path.is_empty() => self.root_is_absent(load),
-            (Request::List(path), Reply::Absent) if self.watches == Watches::OneShot => {
-                self.mirror.remove(path);
-            }
+            (Request::List(path), Reply::Absent) => self.inner_is_absent(path),
             (Request::List(path), Reply::Unreadable) if path.is_empty() => {
                 self.lost();
                 self.phase = Phase::RootDenied;
@@ -357,13 +355,7 @@ impl Tree {
                 self.enqueue(Request::Read(Arc::clone(path)), load);
             }
             (Request::Read(path), Reply::Node { data, stat }) => self.read(path, data, stat),
-            (Request::Read(path), Reply::Absent) => {
-                // With one-shot watches an inner znode's life is told by its list alone, which
-                // holds the watch.
-                if self.watches == Watches::Recursive || depth_of(path) == self.depth {
-                    self.mirror.remove(path);
-                }
-            }
+            (Request::Read(path), Reply::Absent) => self.read_absent(path),
             (Request::Read(path), Reply::Unreadable) => self.mirror.keep(path),
             _ => {}
         }
@@ -378,11 +370,35 @@ impl Tree {
         }
     }
 
+    /// A recursive watch tells of every znode by itself. One-shot watches tell of an inner znode by
+    /// its list alone, so there a list that fails is the end of it; but its children may have come
+    /// again and been read by another session meanwhile: each has the last word on itself.
+    fn inner_is_absent(&mut self, path: &str) {
+        if self.watches == Watches::OneShot && !self.verify_children(path, &[]) {
+            self.mirror.remove(path);
+        }
+    }
+
+    fn read_absent(&mut self, path: &str) {
+        if self.watches == Watches::Recursive {
+            self.mirror.remove(path);
+        } else if depth_of(path) == self.depth {
+            self.mirror.remove(path);
+            let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+            if !parent.is_empty() && self.mirror.children(parent).is_empty() {
+                self.want(Request::List(Arc::from(parent)), Again::Confirm);
+            }
+        }
+    }
+
     /// Before anything was ever loaded, that is no tree to speak of. Afterwards it is an empty one,
     /// and so it is when the root went while a load was on.
     fn root_is_absent(&mut self, load: bool) {
-        if self.loaded || self.complete || !load {
-            self.mirror.remove_all();
+        if !load {
+            self.verify_children("", &[]);
+            return;
+        }
+        if self.loaded || self.complete {
             return;
         }
         self.phase = Phase::RootAbsent;
@@ -400,14 +416,9 @@ impl Tree {
         if !parent.is_empty() {
             self.enqueue(Request::Read(Arc::clone(parent)), load);
         }
-        let leaf = depth_of(parent) + 1 == self.depth;
         for name in names {
             let child = join(parent, name);
-            let request = if leaf {
-                Request::Read(Arc::clone(&child))
-            } else {
-                Request::List(Arc::clone(&child))
-            };
+            let request = self.own_request(&child);
             if load {
                 self.enqueue(request, true);
             } else if !self.mirror.holds(&child) || self.is_in_flight(&request) {
@@ -416,18 +427,31 @@ impl Tree {
             }
         }
         if !load {
-            self.remove_unlisted(parent, names);
+            self.verify_children(parent, names);
         }
     }
 
-    fn remove_unlisted(&mut self, parent: &str, names: &[String]) {
-        let names: HashSet<&str> = names.iter().map(String::as_str).collect();
-        for child in self.mirror.children(parent) {
-            let name = child.rsplit_once('/').map_or(&*child, |(_, name)| name);
-            if !names.contains(name) {
-                self.mirror.remove(&child);
-            }
+    /// What decides whether a znode is there, and sets its one-shot watch.
+    fn own_request(&self, path: &Arc<str>) -> Request {
+        if depth_of(path) == self.depth {
+            Request::Read(Arc::clone(path))
+        } else {
+            Request::List(Arc::clone(path))
         }
+    }
+
+    /// Asks for the children that are held but not in `names`. Whether there are any.
+    fn verify_children(&mut self, parent: &str, names: &[String]) -> bool {
+        let names: HashSet<&str> = names.iter().map(String::as_str).collect();
+        let mut children = self.mirror.children(parent);
+        children.retain(|child| {
+            let name = child.rsplit_once('/').map_or(&**child, |(_, name)| name);
+            !names.contains(name)
+        });
+        for child in &children {
+            self.want(self.own_request(child), Again::Discard);
+        }
+        !children.is_empty()
     }
 }
 

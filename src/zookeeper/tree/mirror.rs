@@ -79,12 +79,6 @@ impl Mirror {
             .extend(gone.into_iter().map(|path| (path, None)));
     }
 
-    pub fn remove_all(&mut self) {
-        self.staged.clear();
-        let gone = self.published.keys().map(|path| (Arc::clone(path), None));
-        self.staged.extend(gone);
-    }
-
     /// Takes a staged removal back: the znode came back before anyone heard that it was gone.
     pub fn revive(&mut self, path: &str) {
         if let Some(None) = self.staged.get(path) {
@@ -114,10 +108,11 @@ impl Mirror {
         }
     }
 
-    /// What is published or staged directly below `parent`.
+    /// What is held directly below `parent`.
     pub fn children(&self, parent: &str) -> BTreeSet<Arc<str>> {
         let mut children = direct_children(&self.published, parent);
         children.extend(direct_children(&self.staged, parent));
+        children.retain(|child| self.holds(child));
         children
     }
 
@@ -245,7 +240,8 @@ mod tests {
         let mut mirror = filled(&["a", "a!b", "a!b/i", "a/i", "a/j", "a0"]);
         mirror.remove("a");
         assert_eq!(paths(&mirror.take()), ["-a"]);
-        mirror.remove_all();
+        mirror.begin();
+        mirror.sweep();
         assert_eq!(paths(&mirror.take()), ["-a!b", "-a0"]);
     }
 

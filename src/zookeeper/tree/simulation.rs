@@ -153,6 +153,7 @@ impl World {
             (Watches::Recursive, _) => 0,
             (_, Request::Watch) => unreachable!("asked for by recursive watches only"),
             (_, Request::List(path)) => path.len() % SESSIONS,
+            (_, Request::Read(path)) if depth_of(path) < 2 => path.len() % SESSIONS,
             (_, Request::Read(path)) => (path.len() + 1) % SESSIONS,
         }
     }

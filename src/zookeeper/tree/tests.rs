@@ -316,7 +316,11 @@ fn one_shot_watches_list_again_and_read_what_is_new() {
     tree.take();
     tree.event(Change::Children, "a");
     answer(&mut tree, vec![(list("a"), names(&["i", "k"]))]);
-    let reads = vec![(read("a"), node(1)), (read("a/k"), node(4))];
+    let reads = vec![
+        (read("a"), node(1)),
+        (read("a/k"), node(4)),
+        (read("a/j"), Reply::Absent),
+    ];
     answer(&mut tree, reads);
     assert_eq!(published(&mut tree).0, ["-a/j", "+a/k@4"]);
 }

@@ -138,7 +138,12 @@ impl Link for OneShot {
     }
 
     fn call(&mut self, requests: Vec<Request>) -> BoxFuture<'static, Result<Answers, Failure>> {
-        let session = |request: &Request| self.assigned.get(request).copied().unwrap_or(0);
+        // An inner znode is read on the session that lists it, so that the two are in order.
+        let session = |request: &Request| {
+            let list = Request::List(Arc::from(request.path()));
+            let held = self.assigned.get(request).or(self.assigned.get(&list));
+            held.copied().unwrap_or(0)
+        };
         let calls: Vec<_> = (requests.into_iter())
             .map(|request| Call {
                 session: session(&request),
