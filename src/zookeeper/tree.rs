@@ -87,6 +87,17 @@ pub enum Reply {
     Unreadable,
 }
 
+impl Reply {
+    /// Roughly, in bytes.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Children(names) => names.iter().map(String::len).sum(),
+            Self::Node { data, .. } => data.len(),
+            Self::Watching | Self::Absent | Self::Unreadable => 0,
+        }
+    }
+}
+
 /// What a watch tells of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {

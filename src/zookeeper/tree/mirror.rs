@@ -192,13 +192,12 @@ fn direct_children<V>(map: &BTreeMap<Arc<str>, V>, parent: &str) -> BTreeSet<Arc
         let Some((path, _)) = rest.next() else {
             return children;
         };
-        from = match path[prefix.len()..].find('/') {
+        from = if let Some(end) = path[prefix.len()..].find('/') {
             // Below a child: go on behind its subtree (`0` follows `/`).
-            Some(end) => Bound::Included(format!("{}0", &path[..prefix.len() + end])),
-            None => {
-                children.insert(Arc::clone(path));
-                Bound::Excluded(path.to_string())
-            }
+            Bound::Included(format!("{}0", &path[..prefix.len() + end]))
+        } else {
+            children.insert(Arc::clone(path));
+            Bound::Excluded(path.to_string())
         };
     }
 }
@@ -221,7 +220,9 @@ mod tests {
 
     fn filled(all: &[&str]) -> Mirror {
         let mut mirror = Mirror::default();
-        all.iter().for_each(|path| put(&mut mirror, path, 1));
+        for path in all {
+            put(&mut mirror, path, 1);
+        }
         mirror.take();
         mirror
     }
@@ -258,7 +259,8 @@ mod tests {
     fn children_are_the_direct_ones_published_or_staged() {
         let mut mirror = filled(&["a", "a!b/i", "a/i", "a/i/deep", "b", "b/j"]);
         put(&mut mirror, "a/k", 1);
-        let names = |set: BTreeSet<Arc<str>>| set.iter().map(|p| p.to_string()).collect::<Vec<_>>();
+        let names =
+            |set: BTreeSet<Arc<str>>| set.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(names(mirror.children("")), ["a", "b"]);
         assert_eq!(names(mirror.children("a")), ["a/i", "a/k"]);
         assert_eq!(names(mirror.children("c")), [""; 0]);
