@@ -242,7 +242,7 @@ async fn a_root_and_a_chroot_that_come_later_are_waited_for() {
         let absent = |s: &State| matches!(s.status, Status::RootAbsent { .. });
         let state = mirror.until_state("the root is missing", absent).await;
         assert!(!state.loaded);
-        assert!(state.status.to_string().contains("/services"));
+        assert!(state.status.to_string().contains("/mesh/services"));
     }
     put(&client, "/mesh/services/orders/i-1", b"1").await;
     let expected = znodes(&[("orders", ""), ("orders/i-1", "1")]);
@@ -517,4 +517,32 @@ async fn a_consumer_that_is_gone_ends_the_watcher() {
     drop(batches);
     let ended = timeout(PATIENCE, task).await.unwrap().unwrap();
     assert!(matches!(ended, Err(Error::Abandoned { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_not_be_read_harms_nothing_else() {
+    let server = ZooKeeper::start();
+    let client = server.client().await;
+    client.auth("digest", b"owner:secret").await.unwrap();
+    let private = CreateMode::Persistent.with_acls(Acls::creator_all());
+    put(&client, "/services/orders/i-1", b"1").await;
+    (client.create("/services/orders/i-2", b"2", &private).await).unwrap();
+    client
+        .create("/services/vault", b"", &private)
+        .await
+        .unwrap();
+    client.create("/hidden", b"", &private).await.unwrap();
+
+    for how in [Mirror::start, Mirror::start_one_shot] {
+        let mut mirror = how(&server.connect(), "/services");
+        mirror.until("loaded", |m| m.completed == 1).await;
+        let expected = znodes(&[("orders", ""), ("orders/i-1", "1")]);
+        assert_eq!(mirror.znodes, expected);
+        mirror.stop().await;
+
+        let mut denied = how(&server.connect(), "/hidden");
+        let told = |s: &State| s.status.to_string().contains("may not list /hidden");
+        denied.until_state("a reason", told).await;
+        denied.stop().await;
+    }
 }

@@ -375,9 +375,10 @@ impl Tree {
     /// A leaf changes with its data; of an inner znode only its birth matters.
     fn read(&mut self, path: &Arc<str>, data: Bytes, stat: Stat) {
         if depth_of(path) == self.depth {
-            self.mirror.put(path, stat.mzxid, data, stat);
+            self.mirror.put(path, (stat.mzxid, stat.mtime), data, stat);
         } else {
-            self.mirror.put(path, stat.czxid, Bytes::new(), stat);
+            let birth = (stat.czxid, stat.ctime);
+            self.mirror.put(path, birth, Bytes::new(), stat);
         }
     }
 

@@ -371,7 +371,7 @@ impl Watcher {
         let status = match self.tree.phase() {
             Phase::Arming | Phase::Loading => Status::Loading,
             Phase::RootAbsent => Status::RootAbsent {
-                root: self.config.root.clone(),
+                root: format!("{}{}", self.address.chroot, self.config.root),
             },
             Phase::Synced => Status::Synced,
             Phase::Detached | Phase::RootDenied => return self.set_loaded(),

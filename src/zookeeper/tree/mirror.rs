@@ -23,15 +23,19 @@ pub(super) struct Mirror {
     epoch: u32,
 }
 
+/// What tells one content from another: a transaction and its time. The time guards against an
+/// ensemble that was set up anew, where transactions are counted from the start.
+pub(super) type Version = (i64, i64);
+
 #[derive(Debug)]
 struct Node {
-    version: i64,
+    version: Version,
     epoch: u32,
 }
 
 #[derive(Debug)]
 struct Content {
-    version: i64,
+    version: Version,
     data: Bytes,
     stat: Stat,
 }
@@ -49,7 +53,7 @@ impl Mirror {
     }
 
     /// The znode exists. Stages nothing where `version` is already published.
-    pub fn put(&mut self, path: &Arc<str>, version: i64, data: Bytes, stat: Stat) {
+    pub fn put(&mut self, path: &Arc<str>, version: Version, data: Bytes, stat: Stat) {
         if let Some(node) = self.published.get_mut(path)
             && node.version == version
         {
@@ -207,7 +211,12 @@ mod tests {
     use super::*;
 
     fn put(mirror: &mut Mirror, path: &str, version: i64) {
-        mirror.put(&Arc::from(path), version, Bytes::new(), Stat::default());
+        mirror.put(
+            &Arc::from(path),
+            (version, 0),
+            Bytes::new(),
+            Stat::default(),
+        );
     }
 
     fn paths(events: &[Event]) -> Vec<String> {
