@@ -1,1 +1,82 @@
-//! To come.
+//! The operators' side over HTTP: health, metrics, and what the process holds, as JSON.
+//!
+//! It only reads, through what [`Sources`] lends, and refuses to know how that is kept. There is no
+//! way to change anything here. Invariant: a slow or hostile client costs one of a bounded number
+//! of connections for a bounded time, and never the runtime that serves the mesh: what is long to
+//! render is rendered on threads of its own.
+
+pub mod api;
+pub mod health;
+pub mod server;
+
+use std::{fmt, sync::Arc};
+
+use axum::{Router, routing::get};
+use prometheus::Registry;
+pub use server::serve;
+use tokio::sync::watch;
+
+use crate::{
+    readiness::Readiness,
+    registry::View,
+    resource::{ClientKind, Resource, ResourceType},
+    xds::status::ClientStatus,
+};
+
+/// What the server reads from; cloning shares it.
+#[derive(Clone)]
+pub struct Sources {
+    pub registry: watch::Receiver<View>,
+    pub readiness: Readiness,
+    pub metrics: Registry,
+    pub clients: Arc<dyn ClientList>,
+    pub resources: Arc<dyn ResourceList>,
+}
+
+/// Who is connected, in the order of connection.
+pub trait ClientList: Send + Sync {
+    fn clients(&self) -> Vec<ClientStatus>;
+}
+
+/// What clients of a kind are sent, in the order of names.
+pub trait ResourceList: Send + Sync {
+    fn resources(&self, client: ClientKind, kind: ResourceType) -> Vec<Arc<Resource>>;
+}
+
+impl<F> ClientList for F
+where
+    F: Fn() -> Vec<ClientStatus> + Send + Sync,
+{
+    fn clients(&self) -> Vec<ClientStatus> {
+        self()
+    }
+}
+
+impl<F> ResourceList for F
+where
+    F: Fn(ClientKind, ResourceType) -> Vec<Arc<Resource>> + Send + Sync,
+{
+    fn resources(&self, client: ClientKind, kind: ResourceType) -> Vec<Arc<Resource>> {
+        self(client, kind)
+    }
+}
+
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources").finish_non_exhaustive()
+    }
+}
+
+fn router(sources: Sources) -> Router {
+    Router::new()
+        .route("/", get(health::index))
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(health::metrics))
+        .route("/api/v1/services", get(api::services))
+        .route("/api/v1/rejected", get(api::rejected))
+        .route("/api/v1/clients", get(api::clients))
+        .route("/api/v1/config", get(api::config))
+        .fallback(api::not_found)
+        .with_state(sources)
+}

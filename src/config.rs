@@ -1,1 +1,176 @@
-//! To come.
+//! The configuration: one YAML file, flags over it, defaults under both.
+//!
+//! It refuses to know what the values are for: it hands out plain ones that were checked. It reads
+//! once, at the start. Invariant: either every value is usable, or all problems are told at once,
+//! each with its place, what is wrong and what to write instead; no text makes it panic.
+
+mod check;
+mod document;
+mod problem;
+pub mod value;
+
+use std::{fs, net::SocketAddr, path::Path, time::Duration};
+
+use serde::{Serialize, Serializer};
+
+use self::check::Checker;
+pub use self::problem::{Place, Problem, Problems};
+
+/// Over any sensible configuration, and short enough to be searched for each problem's line.
+const FILE_LIMIT: u64 = 1 << 20;
+
+/// Everything that can be set. Prints as the YAML that it would be read from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Config {
+    /// Exactly one for now.
+    pub registries: Vec<Registry>,
+    pub xds: Xds,
+    pub admin: Admin,
+    pub mesh: Mesh,
+}
+
+/// A tree of znodes to mirror.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Registry {
+    /// Names it in metrics and in the admin API.
+    pub name: String,
+    /// `host:port[,host:port…][/chroot]`.
+    pub connect: String,
+    pub root: String,
+    /// One of [`value::FORMATS`].
+    pub format: String,
+    #[serde(serialize_with = "duration")]
+    pub session_timeout: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Xds {
+    pub listen: SocketAddr,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Admin {
+    pub listen: SocketAddr,
+}
+
+/// What is rendered for clients.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Mesh {
+    /// Where sidecars listen for outbound HTTP.
+    pub outbound_listen: SocketAddr,
+    /// A service answers to `NAME` and `NAME.SUFFIX`.
+    pub domain_suffix: String,
+    pub load_balancing: LoadBalancing,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum LoadBalancing {
+    #[default]
+    WeightedRandom,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self {
+            name: "main".to_owned(),
+            connect: "127.0.0.1:2181".to_owned(),
+            root: "/services".to_owned(),
+            format: "auto".to_owned(),
+            session_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for Xds {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 15010)),
+        }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 15014)),
+        }
+    }
+}
+
+impl Default for Mesh {
+    fn default() -> Self {
+        Self {
+            outbound_listen: SocketAddr::from(([127, 0, 0, 1], 15001)),
+            domain_suffix: "mesh".to_owned(),
+            load_balancing: LoadBalancing::default(),
+        }
+    }
+}
+
+/// What the command line sets; it wins over the file.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    pub zookeeper: Option<String>,
+    pub root: Option<String>,
+    pub xds_listen: Option<String>,
+    pub admin_listen: Option<String>,
+}
+
+/// Reads `file`, if one is named, and lays the flags over it.
+pub fn load(file: Option<&Path>, flags: &Flags) -> Result<Config, Problems> {
+    let Some(file) = file else {
+        return resolve(None, flags);
+    };
+    let name = file.display().to_string();
+    let text = read(file).map_err(|message| Problem {
+        place: Place::File(name.clone()),
+        key: String::new(),
+        message,
+    })?;
+    resolve(Some((&name, &text)), flags)
+}
+
+/// As [`load`], of a `(name, text)` that was read already.
+pub fn resolve(file: Option<(&str, &str)>, flags: &Flags) -> Result<Config, Problems> {
+    let (name, text) = file.unwrap_or_default();
+    let mut checker = Checker::new(name, text);
+    let config = checker.config();
+    checker.finish(config, flags)
+}
+
+fn read(file: &Path) -> Result<String, String> {
+    let length = fs::metadata(file)
+        .map_err(|error| format!("cannot be read: {error}"))?
+        .len();
+    if length > FILE_LIMIT {
+        return Err(format!(
+            "has {length} bytes, over the limit of {FILE_LIMIT}; is it a configuration?"
+        ));
+    }
+    let bytes = fs::read(file).map_err(|error| format!("cannot be read: {error}"))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = good.split(|byte| *byte == b'\n').count();
+        format!("is no UTF-8 text: line {line} holds other bytes; save it as UTF-8")
+    })
+}
+
+impl Config {
+    /// The YAML that reads back as this.
+    pub fn to_yaml(&self) -> String {
+        serde_yaml::to_string(self).unwrap_or_default()
+    }
+}
+
+fn duration<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&value::duration_text(*duration))
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,8 @@
 //! the bytes were rendered from, never of encoded bytes (a protobuf map has no order), so equal
 //! content has one version on every replica, before and after a restart.
 
+pub mod json;
+
 use std::{
     fmt,
     hash::{Hash, Hasher},

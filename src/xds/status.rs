@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::SystemTime};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// One open stream.
 #[derive(Clone, Debug, Serialize)]
@@ -12,6 +12,7 @@ pub struct ClientStatus {
     pub kind: &'static str,
     /// `ip:port` of the peer.
     pub address: String,
+    #[serde(serialize_with = "rfc3339")]
     pub connected_at: SystemTime,
     /// By the type's short name (`clusters`, …).
     pub types: BTreeMap<String, TypeStatus>,
@@ -41,4 +42,42 @@ pub enum State {
     Synced,
     /// The last response was rejected.
     Error,
+}
+
+fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&prost_types::Timestamp::from(*time))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+
+    #[test]
+    fn a_client_is_told_in_camel_case_with_the_time_as_text() {
+        let subscribed = TypeStatus {
+            state: State::NotSent,
+            version: None,
+            subscribed: 1,
+            error: None,
+        };
+        let client = ClientStatus {
+            node_id: "sidecar".into(),
+            kind: "envoy",
+            address: "127.0.0.1:40000".into(),
+            connected_at: UNIX_EPOCH + Duration::from_millis(1_700_000_000_500),
+            types: [("clusters".to_owned(), subscribed)].into(),
+        };
+        assert_eq!(
+            serde_json::to_value(client).unwrap(),
+            serde_json::json!({
+                "nodeId": "sidecar",
+                "kind": "envoy",
+                "address": "127.0.0.1:40000",
+                "connectedAt": "2023-11-14T22:13:20.500Z",
+                "types": {"clusters": {"state": "NOT_SENT", "version": null, "subscribed": 1, "error": null}},
+            })
+        );
+    }
 }

@@ -1,0 +1,376 @@
+//! The admin server over real loopback HTTP, with a registry that is made up.
+
+use std::{
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use meshkeeper::{
+    admin::{
+        Sources,
+        server::{Limits, serve_within},
+    },
+    model::{Health, Instance, Origin, Service, Weight},
+    readiness::Readiness,
+    registry::{Rejected, View},
+    resource::{ClientKind, Resource, ResourceType, Version},
+    telemetry,
+    xds::status::{ClientStatus, State, TypeStatus},
+};
+use prost::Message;
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// A running admin server; it stops when it is dropped.
+pub struct Admin {
+    pub address: SocketAddr,
+    pub readiness: Readiness,
+    pub registry: watch::Sender<View>,
+    _stop: DropGuard,
+}
+
+impl Admin {
+    pub async fn start() -> Self {
+        Self::within(Limits::default()).await
+    }
+
+    pub async fn within(limits: Limits) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let readiness = Readiness::new();
+        let (registry, view) = watch::channel(view());
+        let stop = CancellationToken::new();
+        let sources = Sources {
+            registry: view,
+            readiness: readiness.clone(),
+            metrics: telemetry::metrics().unwrap(),
+            clients: Arc::new(clients),
+            resources: Arc::new(resources),
+        };
+        tokio::spawn(serve_within(listener, sources, stop.clone(), limits));
+        Self {
+            address,
+            readiness,
+            registry,
+            _stop: stop.drop_guard(),
+        }
+    }
+
+    async fn get(&self, path: &str) -> (u16, String) {
+        self.ask(&format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n"))
+            .await
+    }
+
+    async fn json(&self, path: &str) -> (u16, Value) {
+        let (status, body) = self.get(path).await;
+        let value = serde_json::from_str(&body).unwrap_or_else(|e| panic!("{path}: {e}: {body}"));
+        (status, value)
+    }
+
+    async fn ask(&self, request: &str) -> (u16, String) {
+        let (address, request) = (self.address, request.to_owned());
+        let answer = move || {
+            let mut stream = connect(address);
+            stream.write_all(request.as_bytes()).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        };
+        let answer = tokio::task::spawn_blocking(answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        let status = head.split(' ').nth(1).expect("a status");
+        (status.parse().unwrap(), body.to_owned())
+    }
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    stream
+}
+
+fn view() -> View {
+    let instance = Instance {
+        id: "i-1".into(),
+        address: Ipv4Addr::new(10, 0, 0, 7).into(),
+        port: 8080,
+        weight: Weight::new(30).unwrap(),
+        zone: Some("a".into()),
+        health: Health::Healthy,
+        metadata: [("version".to_owned(), "v2".to_owned())].into(),
+        origin: Origin {
+            path: "/services/orders/i-1".into(),
+            format: "json",
+            czxid: 11,
+            mzxid: 12,
+        },
+    };
+    let service = |name: &str, instances| {
+        let service = Service {
+            name: name.into(),
+            registry: "main".into(),
+            instances,
+        };
+        (Arc::from(name), Arc::new(service))
+    };
+    let rejected = Rejected {
+        format: "plain",
+        reason: "the port is missing \u{1b}[31m".into(),
+    };
+    View {
+        services: [
+            service("orders", vec![Arc::new(instance)]),
+            service("payments", vec![]),
+        ]
+        .into_iter()
+        .collect(),
+        rejected: [("/services/orders/bad".to_owned(), rejected)]
+            .into_iter()
+            .collect(),
+    }
+}
+
+fn clients() -> Vec<ClientStatus> {
+    let clusters = TypeStatus {
+        state: State::Synced,
+        version: Some("0000000000000001".into()),
+        subscribed: 1,
+        error: None,
+    };
+    let endpoints = TypeStatus {
+        state: State::Error,
+        version: None,
+        subscribed: 2,
+        error: Some("no such address".into()),
+    };
+    vec![ClientStatus {
+        node_id: "sidecar-1".into(),
+        kind: "envoy",
+        address: "127.0.0.1:40000".into(),
+        connected_at: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+        types: [
+            ("clusters".to_owned(), clusters),
+            ("endpoints".to_owned(), endpoints),
+        ]
+        .into(),
+    }]
+}
+
+fn resources(client: ClientKind, kind: ResourceType) -> Vec<Arc<Resource>> {
+    if (client, kind) != (ClientKind::Envoy, ResourceType::Cluster) {
+        return Vec::new();
+    }
+    let cluster = |name: &str| {
+        let body = Cluster {
+            name: name.into(),
+            ..Cluster::default()
+        };
+        Arc::new(Resource::new(kind, name, Version(1), &body.encode_to_vec()))
+    };
+    vec![cluster("orders"), cluster("payments")]
+}
+
+#[tokio::test]
+async fn it_is_ready_once_nothing_is_missing_and_says_what_is() {
+    let admin = Admin::start().await;
+    assert_eq!(admin.get("/livez").await, (200, "alive\n".into()));
+
+    admin.readiness.pending("registry main");
+    let (status, body) = admin.get("/readyz").await;
+    assert_eq!(status, 503);
+    assert!(body.contains("registry main"), "{body}");
+    assert_eq!(admin.get("/livez").await.0, 200);
+
+    admin.readiness.done("registry main");
+    admin
+        .readiness
+        .note("zookeeper main", "disconnected since 12:00");
+    assert_eq!(
+        admin.get("/readyz").await,
+        (
+            200,
+            "ready\nnote: zookeeper main: disconnected since 12:00\n".into()
+        )
+    );
+}
+
+#[tokio::test]
+async fn metrics_are_told_to_prometheus() {
+    let (status, body) = Admin::start().await.get("/metrics").await;
+    assert_eq!(status, 200);
+    assert!(body.contains("meshkeeper_build_info{version=\""), "{body}");
+}
+
+#[tokio::test]
+async fn services_are_listed_and_picked_by_name() {
+    let admin = Admin::start().await;
+    let (status, all) = admin.json("/api/v1/services").await;
+    assert_eq!(status, 200);
+    assert_eq!(all[0]["instances"][0]["path"], "/services/orders/i-1");
+    assert_eq!(
+        all[1],
+        json!({"name": "payments", "registry": "main", "instances": []})
+    );
+    let (_, one) = admin.json("/api/v1/services?name=payments").await;
+    assert_eq!(one.as_array().unwrap().len(), 1);
+    assert_eq!(
+        admin.json("/api/v1/services?name=none").await,
+        (200, json!([]))
+    );
+    admin.registry.send_replace(View::default());
+    assert_eq!(admin.json("/api/v1/services").await, (200, json!([])));
+}
+
+#[tokio::test]
+async fn rejected_znodes_and_clients_are_listed() {
+    let admin = Admin::start().await;
+    let (_, rejected) = admin.json("/api/v1/rejected").await;
+    assert_eq!(rejected[0]["path"], "/services/orders/bad");
+    assert_eq!(rejected[0]["format"], "plain");
+    let (_, clients) = admin.json("/api/v1/clients").await;
+    assert_eq!(clients[0]["nodeId"], "sidecar-1");
+    assert_eq!(clients[0]["connectedAt"], "2023-11-14T22:13:20Z");
+    assert_eq!(clients[0]["types"]["endpoints"]["state"], "ERROR");
+}
+
+#[tokio::test]
+async fn resources_are_told_as_proto_json() {
+    let admin = Admin::start().await;
+    let (_, all) = admin.json("/api/v1/config?kind=envoy&type=clusters").await;
+    assert_eq!(all["kind"], "envoy");
+    assert_eq!(all["type"], "clusters");
+    assert_eq!(
+        all["resources"][0],
+        json!({"name": "orders", "version": "0000000000000001", "resource": {"name": "orders"}})
+    );
+    let picked = "/api/v1/config?kind=envoy&type=clusters&name=payments";
+    let (_, one) = admin.json(picked).await;
+    assert_eq!(one["resources"].as_array().unwrap().len(), 1);
+    let (_, none) = admin.json("/api/v1/config?kind=grpc&type=routes").await;
+    assert_eq!(none["resources"], json!([]));
+}
+
+#[tokio::test]
+async fn what_cannot_be_answered_is_refused_with_a_remedy() {
+    let admin = Admin::start().await;
+    for (path, status) in [
+        ("/api/v1/config", 400),
+        ("/api/v1/config?kind=envoy", 400),
+        ("/api/v1/config?kind=envoy&type=secrets", 400),
+        ("/api/v1/config?kind=istio&type=clusters", 400),
+        ("/api/v1/config?kind=envoy&type=clusters&name=none", 404),
+        ("/api/v1/config?kind=envoy&kind=grpc&type=clusters", 400),
+        ("/api/v1/services?nme=orders", 400),
+        ("/api/v2/services", 404),
+    ] {
+        let (told, body) = admin.json(path).await;
+        assert_eq!(told, status, "{path}");
+        assert!(body["error"].is_string(), "{path}: {body}");
+        assert!(body["remedy"].is_string(), "{path}: {body}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_but_reading_is_allowed() {
+    let admin = Admin::start().await;
+    for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "NONSENSE"] {
+        let request = format!("{method} /livez HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n");
+        let (status, body) = admin.ask(&request).await;
+        assert_eq!(status, 405, "{method}");
+        assert!(body.contains("remedy"), "{body}");
+    }
+    let (status, body) = admin.ask("HEAD /livez HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert_eq!((status, body.as_str()), (200, ""));
+}
+
+/// Reads until the server ends the connection.
+async fn ended(mut stream: TcpStream) {
+    let read = move || stream.read_to_end(&mut Vec::new()).map(drop);
+    let read = tokio::task::spawn_blocking(read).await.unwrap();
+    // A reset is an end too.
+    if let Err(error) = read {
+        assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn clients_that_never_ask_are_cut_off_and_block_others_only_that_long() {
+    let limits = Limits {
+        connections: 2,
+        head: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    let admin = Admin::within(limits).await;
+    let silent = connect(admin.address);
+    let mut dripping = connect(admin.address);
+    dripping.write_all(b"GET /livez HTT").unwrap();
+    assert_eq!(admin.get("/livez").await.0, 200);
+    ended(silent).await;
+    ended(dripping).await;
+}
+
+#[tokio::test]
+async fn a_client_that_never_reads_is_cut_off() {
+    let limits = Limits {
+        whole: Duration::from_millis(300),
+        ..Limits::default()
+    };
+    let admin = Admin::within(limits).await;
+    let many = view().services["orders"].instances[0].clone();
+    let service = Service {
+        name: "huge".into(),
+        registry: "main".into(),
+        instances: vec![many; 100_000],
+    };
+    admin.registry.send_replace(View {
+        services: [(Arc::from("huge"), Arc::new(service))]
+            .into_iter()
+            .collect(),
+        ..View::default()
+    });
+    let mut stream = connect(admin.address);
+    stream
+        .write_all(b"GET /api/v1/services HTTP/1.1\r\nhost: x\r\n\r\n")
+        .unwrap();
+    // The peer's buffers fill up and nobody reads them: the server has to give up by itself, which
+    // shows in a write that fails.
+    let broken = move || {
+        while stream.write_all(b"x").is_ok() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), tokio::task::spawn_blocking(broken))
+        .await
+        .unwrap()
+        .unwrap();
+}
+
+#[tokio::test]
+async fn hostile_requests_end_with_an_error_and_harm_nobody() {
+    let limits = Limits {
+        head: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    let admin = Admin::within(limits).await;
+    let long = format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "a".repeat(100_000));
+    for request in [
+        "\r\n\r\n\r\n",
+        "GET\r\n\r\n",
+        "\u{0}\u{1}\u{2}\r\n\r\n",
+        &long,
+    ] {
+        let mut stream = connect(admin.address);
+        // The server may hang up before it was told everything.
+        let _ = stream.write_all(request.as_bytes());
+        ended(stream).await;
+    }
+    assert_eq!(admin.get("/livez").await.0, 200);
+    let (status, _) = admin.get("/api/v1/services?name=%ff%fe").await;
+    assert!(status == 200 || status == 400, "{status}");
+}

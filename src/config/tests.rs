@@ -1,0 +1,325 @@
+use std::io::Write;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const FULL: &str = r#"# A comment.
+registries:
+  - name: main
+    connect: 127.0.0.1:2181
+    root: /services
+    format: auto
+    sessionTimeout: 10s
+xds:   { listen: "0.0.0.0:15010" }
+admin: { listen: "127.0.0.1:15014" }
+mesh:
+  outboundListen: 127.0.0.1:15001
+  domainSuffix: mesh
+  loadBalancing: weightedRandom
+"#;
+
+fn parse(text: &str) -> Result<Config, Problems> {
+    resolve(Some(("m.yaml", text)), &Flags::default())
+}
+
+/// The only registry and the rest as by default.
+fn defaults() -> Config {
+    Config {
+        registries: vec![Registry::default()],
+        ..Config::default()
+    }
+}
+
+/// One line for each problem.
+fn problems(text: &str) -> Vec<String> {
+    let problems = parse(text).expect_err("problems");
+    problems.0.iter().map(ToString::to_string).collect()
+}
+
+fn assert_problem(text: &str, begin: &str, end: &str) {
+    let problems = problems(text);
+    assert!(
+        problems
+            .iter()
+            .any(|p| p.starts_with(begin) && p.contains(end)),
+        "{problems:#?}"
+    );
+    assert_eq!(problems.len(), 1, "{problems:#?}");
+}
+
+#[test]
+fn the_documented_file_equals_the_defaults() {
+    assert_eq!(parse(FULL).unwrap(), defaults());
+}
+
+#[test]
+fn nothing_at_all_gives_the_defaults() {
+    for text in ["", "\n# nothing\n", "---\n", "xds:\nadmin:\nmesh:\n", "{}"] {
+        assert_eq!(parse(text).unwrap(), defaults(), "{text:?}");
+    }
+    assert_eq!(load(None, &Flags::default()).unwrap(), defaults());
+}
+
+#[test]
+fn the_effective_configuration_reads_back_as_itself() {
+    let text = FULL.replace("10s", "1500ms").replace("15001", "15002");
+    let config = parse(&text).unwrap();
+    assert_ne!(config, defaults());
+    assert_eq!(
+        parse(&config.to_yaml()).unwrap(),
+        config,
+        "{}",
+        config.to_yaml()
+    );
+}
+
+#[test]
+fn all_problems_are_told_at_once_with_line_and_key() {
+    let text = "\
+registries:
+  - conect: 127.0.0.1:2181
+    root: services
+    format: xml
+    sessionTimeout: 10
+xds: { listen: \":15010\" }
+admin: { listen: 15014 }
+mesh:
+  outboundListen: 127.0.0.1:0
+  loadBalancing: [random]
+  domainSuffix: Mesh
+  domainSuffix: mesh
+tls: {}
+";
+    let found = problems(text);
+    let expected = [
+        (
+            "m.yaml:2:5: registries[0].conect: ",
+            "did you mean `connect`?",
+        ),
+        ("m.yaml:3:11: registries[0].root: ", "must begin with `/`"),
+        (
+            "m.yaml:4:13: registries[0].format: ",
+            "auto, plain, curator",
+        ),
+        ("m.yaml:5:21: registries[0].sessionTimeout: ", "write `10s`"),
+        ("m.yaml:6:16: xds.listen: ", "`0.0.0.0:15010`"),
+        ("m.yaml:7:18: admin.listen: ", "IP:PORT"),
+        ("m.yaml:9:19: mesh.outboundListen: ", "port 0"),
+        (
+            "m.yaml:10:18: mesh.loadBalancing: ",
+            "is a list; write text",
+        ),
+        ("m.yaml:11:17: mesh.domainSuffix: ", "lower-case"),
+        ("m.yaml:12:3: mesh.domainSuffix: ", "second time"),
+        (
+            "m.yaml:13:1: tls: ",
+            "known here: registries, xds, admin, mesh",
+        ),
+    ];
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for (problem, (begin, end)) in found.iter().zip(expected) {
+        assert!(problem.starts_with(begin), "{problem} / {begin}");
+        assert!(problem.contains(end), "{problem} / {end}");
+    }
+}
+
+#[test]
+fn a_key_in_another_spelling_is_recognized() {
+    assert_problem(
+        "registries: [{session_timeout: 10s}]",
+        "m.yaml:1:15: registries[0].session_timeout",
+        "`sessionTimeout`",
+    );
+    assert_problem("Mesh: {}", "m.yaml:1:1: Mesh", "`mesh`");
+}
+
+#[test]
+fn one_registry_is_what_is_supported() {
+    assert_problem("registries: []", "m.yaml:1:13: registries: ", "is empty");
+    assert_problem("registries:", "m.yaml:1:1: registries: ", "a list");
+    assert_problem(
+        "registries: {name: a}",
+        "m.yaml:1:13: registries: ",
+        "begin each registry",
+    );
+    assert_problem(
+        "registries:\n  - name: a\n  - name: b\n",
+        "m.yaml:3:5: registries[1]: ",
+        "not supported yet",
+    );
+    let twice = problems("registries:\n  - name: a\n  - name: a\n");
+    assert!(
+        twice
+            .iter()
+            .any(|p| p.contains("the name `a` of registries[0]")),
+        "{twice:?}"
+    );
+}
+
+#[test]
+fn the_document_and_its_sections_are_mappings() {
+    assert_problem(
+        "just text",
+        "m.yaml",
+        "a mapping of registries, xds, admin, mesh",
+    );
+    assert_problem("[1]", "m.yaml", "is a list");
+    assert_problem(
+        "xds: 0.0.0.0:15010",
+        "m.yaml:1:6: xds: ",
+        "a mapping of listen",
+    );
+    assert_problem("xds: !tag {}", "m.yaml:1:6: xds: ", "tagged");
+    assert_problem("registries: [x]", "m.yaml:1:14: registries[0]: ", "is text");
+    assert_problem("xds: {listen: }", "m.yaml:1:7: xds.listen: ", "is empty");
+}
+
+#[test]
+fn text_that_is_no_yaml_is_one_problem_with_its_place() {
+    assert_problem("a: [", "m.yaml:", "is no valid YAML");
+    assert_problem("\ta: b", "m.yaml:", "is no valid YAML");
+    assert_problem("a: 1\n---\nb: 2\n", "m.yaml", "is no valid YAML");
+    assert_problem(&"[".repeat(10_000), "m.yaml", "is no valid YAML");
+}
+
+#[test]
+fn both_listeners_cannot_have_one_port() {
+    assert_problem(
+        "admin: {listen: 127.0.0.1:15010}",
+        "m.yaml:1:17: admin.listen: ",
+        "same port",
+    );
+    assert_problem(
+        "xds: {listen: \"[::]:15014\"}",
+        "m.yaml:1:15: xds.listen: ",
+        "same port",
+    );
+    parse("xds: {listen: 127.0.0.2:15014}").unwrap();
+    parse("xds: {listen: 127.0.0.1:0}\nadmin: {listen: 127.0.0.1:0}").unwrap();
+}
+
+#[test]
+fn flags_win_over_the_file() {
+    let flags = Flags {
+        zookeeper: Some("zk:2181/mesh".into()),
+        root: Some("/apps".into()),
+        xds_listen: Some("127.0.0.1:1".into()),
+        admin_listen: Some("127.0.0.1:2".into()),
+    };
+    let config = resolve(Some(("m.yaml", FULL)), &flags).unwrap();
+    assert_eq!(config.registries[0].connect, "zk:2181/mesh");
+    assert_eq!(config.registries[0].root, "/apps");
+    assert_eq!(config.xds.listen.port(), 1);
+    assert_eq!(config.admin.listen.port(), 2);
+}
+
+#[test]
+fn problems_of_flags_name_the_flag_beside_those_of_the_file() {
+    let flags = Flags {
+        zookeeper: Some("zk".into()),
+        root: Some("apps".into()),
+        xds_listen: Some("1".into()),
+        admin_listen: Some("localhost:15014".into()),
+    };
+    let problems = resolve(Some(("m.yaml", "nope: 1")), &flags).unwrap_err();
+    let text = problems.to_string();
+    let begins: Vec<_> = text
+        .lines()
+        .filter_map(|line| line.split(": ").next())
+        .collect();
+    assert_eq!(
+        begins,
+        [
+            "m.yaml:1:1",
+            "--zookeeper",
+            "--root",
+            "--xds-listen",
+            "--admin-listen"
+        ]
+    );
+}
+
+#[test]
+fn a_flag_that_takes_the_other_port_is_blamed_itself() {
+    let flags = Flags {
+        admin_listen: Some("127.0.0.1:15010".into()),
+        ..Flags::default()
+    };
+    let problems = resolve(None, &flags).unwrap_err();
+    assert_eq!(problems.0[0].place, Place::Flag("--admin-listen"));
+}
+
+#[test]
+fn a_flood_of_problems_is_cut_short() {
+    let text: String = (0..5_000).fold(String::new(), |text, n| text + &format!("key{n}: 1\n"));
+    let found = problems(&text);
+    assert_eq!(found.len(), 101);
+    assert_eq!(found[100], "m.yaml: and 4900 more problems");
+}
+
+#[test]
+fn files_that_cannot_be_read_are_problems() {
+    let missing = load(Some(Path::new("/no/such.yaml")), &Flags::default()).unwrap_err();
+    assert!(
+        missing
+            .to_string()
+            .starts_with("/no/such.yaml: cannot be read: ")
+    );
+
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"xds:\n  listen: \xff\n").unwrap();
+    let bytes = load(Some(file.path()), &Flags::default()).unwrap_err();
+    assert!(bytes.to_string().contains("line 2"), "{bytes}");
+
+    file.as_file().set_len(FILE_LIMIT + 1).unwrap();
+    let long = load(Some(file.path()), &Flags::default()).unwrap_err();
+    assert!(long.to_string().contains("over the limit"), "{long}");
+}
+
+/// The full file with a few bytes replaced, dropped or doubled.
+fn mutated() -> impl Strategy<Value = String> {
+    let edit = (
+        0..FULL.len(),
+        0..3_u8,
+        prop::sample::select(&b":-[]{}!&*#'\" \n\t~0a,"[..]),
+    );
+    prop::collection::vec(edit, 1..6).prop_map(|edits| {
+        let mut bytes = FULL.as_bytes().to_vec();
+        for (at, kind, byte) in edits {
+            let at = at % bytes.len();
+            match kind {
+                0 => bytes[at] = byte,
+                1 => bytes.insert(at, byte),
+                _ => drop(bytes.remove(at)),
+            }
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_a_configuration_or_problems(text in any::<String>()) {
+        let _ = parse(&text);
+    }
+
+    #[test]
+    fn a_mutated_file_is_a_configuration_that_reads_back_or_problems(text in mutated()) {
+        match parse(&text) {
+            Ok(config) => prop_assert_eq!(parse(&config.to_yaml()).unwrap(), config),
+            Err(problems) => prop_assert!(!problems.0.is_empty()),
+        }
+    }
+
+    #[test]
+    fn any_flags_are_taken_or_named(text in any::<String>()) {
+        let flags = Flags {
+            zookeeper: Some(text.clone()),
+            root: Some(text.clone()),
+            xds_listen: Some(text.clone()),
+            admin_listen: Some(text),
+        };
+        let _ = resolve(None, &flags);
+    }
+}

@@ -1,0 +1,387 @@
+//! Checks of single values: text in, a usable value or a sentence with the remedy out.
+//!
+//! It refuses to know where a value was written. Every message says what is wrong and what to write.
+
+use std::{
+    fmt::Display,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use super::LoadBalancing;
+
+/// What `format` may say.
+pub const FORMATS: [&str; 6] = ["auto", "plain", "curator", "dubbo", "serverset", "nerve"];
+
+/// The formats that are read today.
+const READ: [&str; 3] = ["auto", "plain", "curator"];
+
+/// A ZooKeeper server bounds what it grants to its own 2–20 ticks; beyond this nothing is sensible.
+const SESSION_TIMEOUT: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(600)];
+
+/// `IP:PORT` to listen at; port 0 takes a free one.
+pub fn listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!(
+            "`{}` is no address to listen at: {}",
+            shown(text),
+            why_no_listen(text)
+        )
+    })
+}
+
+fn why_no_listen(text: &str) -> String {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return format!(
+            "the port is missing; write `{}`",
+            SocketAddr::new(ip, 15010)
+        );
+    }
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return "write `IP:PORT`, as in `127.0.0.1:15014`".to_owned();
+    };
+    if port.parse::<u16>().is_err() {
+        return "the port must be a number from 0 to 65535".to_owned();
+    }
+    match host {
+        "" => format!(
+            "the IP is missing; write `0.0.0.0:{port}` for every address of this machine or \
+             `127.0.0.1:{port}` for itself alone"
+        ),
+        "localhost" => format!("names are not looked up here; write `127.0.0.1:{port}`"),
+        _ => format!("names are not looked up here; write an IP, as in `0.0.0.0:{port}`"),
+    }
+}
+
+/// As [`listen`], for a port that others are told.
+pub fn outbound_listen(text: &str) -> Result<SocketAddr, String> {
+    let address = listen(text)?;
+    if address.port() == 0 {
+        return Err(format!(
+            "`{text}` has port 0, which sidecars cannot be told; write the port they shall listen at"
+        ));
+    }
+    Ok(address)
+}
+
+/// A whole number with its unit: `500ms`, `10s`, `1m`, `1h`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let millis: Option<u64> = match unit {
+        "ms" => Some(1),
+        "s" => Some(1_000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        _ => None,
+    };
+    match (number.parse::<u64>(), millis) {
+        (Ok(number), Some(millis)) => number
+            .checked_mul(millis)
+            .map(Duration::from_millis)
+            .ok_or_else(|| format!("`{text}` is too long")),
+        (Ok(_), None) if unit.is_empty() => Err(format!(
+            "`{text}` has no unit; write `{text}s` for seconds or `{text}ms` for milliseconds"
+        )),
+        _ => Err(format!(
+            "`{}` is no duration; write a whole number with ms, s, m or h, as in `10s`",
+            shown(text)
+        )),
+    }
+}
+
+/// The shortest text that [`duration`] reads back.
+pub fn duration_text(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    for (unit, length) in [("h", 3_600_000), ("m", 60_000), ("s", 1_000)] {
+        if millis > 0 && millis.is_multiple_of(length) {
+            return format!("{}{unit}", millis / length);
+        }
+    }
+    format!("{millis}ms")
+}
+
+pub fn session_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = duration(text)?;
+    let [least, most] = SESSION_TIMEOUT;
+    if (least..=most).contains(&timeout) {
+        return Ok(timeout);
+    }
+    Err(format!(
+        "`{text}` is out of range; write something from {} to {}",
+        duration_text(least),
+        duration_text(most)
+    ))
+}
+
+/// A registry's name: it stands in metrics and addresses.
+pub fn registry_name(text: &str) -> Result<String, String> {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if (1..=63).contains(&text.len()) && text.chars().all(good) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "`{}` is no name; write 1 to 63 letters, digits, `-`, `_` or `.`",
+        shown(text)
+    ))
+}
+
+/// `host:port[,host:port…][/chroot]`.
+pub fn connect(text: &str) -> Result<String, String> {
+    let (servers, chroot) = match text.find('/') {
+        Some(slash) => text.split_at(slash),
+        None => (text, ""),
+    };
+    if !chroot.is_empty() {
+        path(chroot).map_err(|why| format!("the chroot `{}` {why}", shown(chroot)))?;
+    }
+    servers
+        .split(',')
+        .try_for_each(|server| host_port(server).map(drop))?;
+    Ok(text.to_owned())
+}
+
+/// A host's name or IP (an IPv6 one in brackets) and its port.
+pub fn host_port(text: &str) -> Result<(String, u16), String> {
+    let wrong = |why: &str| Err(format!("`{}` is no HOST:PORT: {why}", shown(text)));
+    if text.is_empty() {
+        return wrong("it is empty; write as in `127.0.0.1:2181`");
+    }
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return wrong("the port is missing; write as in `127.0.0.1:2181`");
+    };
+    let port = match port.parse::<u16>() {
+        Ok(parsed) if parsed > 0 && port.starts_with(|c: char| c.is_ascii_digit()) => parsed,
+        _ => return wrong("the port must be a number from 1 to 65535"),
+    };
+    let bracketed = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    match bracketed {
+        Some(ip) if ip.parse::<std::net::Ipv6Addr>().is_ok() => Ok((host.to_owned(), port)),
+        None if host.contains(':') => wrong("put an IPv6 address in brackets: `[::1]:2181`"),
+        None if !host.is_empty() && host.len() <= 253 && host.chars().all(good) => {
+            Ok((host.to_owned(), port))
+        }
+        _ => wrong("the host must be a name or an IP"),
+    }
+}
+
+/// The path of the znode that holds the services.
+pub fn root(text: &str) -> Result<String, String> {
+    path(text).map_err(|why| format!("`{}` {why}", shown(text)))?;
+    Ok(text.to_owned())
+}
+
+/// ZooKeeper's rules for paths.
+fn path(text: &str) -> Result<(), &'static str> {
+    if !text.starts_with('/') {
+        return Err("is no znode path: it must begin with `/`, as in `/services`");
+    }
+    if text == "/" {
+        return Ok(());
+    }
+    if text.ends_with('/') {
+        return Err("must not end with `/`; leave it out");
+    }
+    if text.contains("//") {
+        return Err("holds an empty part (`//`); leave out one `/`");
+    }
+    if text.split('/').any(|part| matches!(part, "." | "..")) {
+        return Err("holds `.` or `..`, which ZooKeeper does not follow; write the full path");
+    }
+    if text.chars().any(char::is_control) {
+        return Err("holds control characters, which no znode's name can have");
+    }
+    Ok(())
+}
+
+pub fn format(text: &str) -> Result<String, String> {
+    if READ.contains(&text) {
+        return Ok(text.to_owned());
+    }
+    let known = READ.join(", ");
+    if FORMATS.contains(&text) {
+        return Err(format!(
+            "`{text}` is not supported yet; write one of {known}"
+        ));
+    }
+    Err(format!(
+        "`{}` is no format; write one of {known}",
+        shown(text)
+    ))
+}
+
+/// A DNS name that services are also found under.
+pub fn domain_suffix(text: &str) -> Result<String, String> {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if text.len() <= 200 && text.split('.').all(label) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "`{}` is no domain; write lower-case labels joined by dots, as in `mesh` or `svc.example`",
+        shown(text)
+    ))
+}
+
+pub fn load_balancing(text: &str) -> Result<LoadBalancing, String> {
+    match text {
+        "weightedRandom" => Ok(LoadBalancing::WeightedRandom),
+        _ => Err(format!(
+            "`{}` is no way to balance; write `weightedRandom`",
+            shown(text)
+        )),
+    }
+}
+
+/// A value in a message: on one line, without what a terminal would obey, and not endless.
+fn shown(text: &str) -> impl Display {
+    const MOST: usize = 80;
+    let mut shown: String = text.chars().take(MOST).collect::<String>();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    shown.escape_debug().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_with_their_units_and_written_back() {
+        for (text, millis) in [
+            ("500ms", 500),
+            ("10s", 10_000),
+            ("1m", 60_000),
+            ("2h", 7_200_000),
+            ("90s", 90_000),
+            ("0ms", 0),
+        ] {
+            let duration = duration(text).unwrap();
+            assert_eq!(duration, Duration::from_millis(millis));
+            assert_eq!(duration_text(duration), text);
+        }
+    }
+
+    #[test]
+    fn durations_without_unit_or_number_are_refused() {
+        for text in [
+            "10",
+            "s",
+            "",
+            "-1s",
+            "1.5s",
+            "10 s",
+            "1d",
+            "10ß",
+            "99999999999999999999s",
+        ] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+        assert!(
+            duration("18446744073709551615h")
+                .unwrap_err()
+                .contains("too long")
+        );
+        assert!(duration("10").unwrap_err().contains("`10s`"));
+    }
+
+    #[test]
+    fn session_timeouts_are_bounded() {
+        assert!(session_timeout("10s").is_ok());
+        assert!(session_timeout("1ms").unwrap_err().contains("100ms to 10m"));
+        assert!(session_timeout("1h").is_err());
+    }
+
+    #[test]
+    fn listen_addresses_name_an_ip_and_a_port() {
+        assert!(listen("0.0.0.0:15010").is_ok());
+        assert!(listen("[::]:0").is_ok());
+        for (text, remedy) in [
+            (":15010", "`0.0.0.0:15010`"),
+            ("localhost:15014", "`127.0.0.1:15014`"),
+            ("example.com:1", "an IP"),
+            ("127.0.0.1", "`127.0.0.1:15010`"),
+            ("::1", "`[::1]:15010`"),
+            ("127.0.0.1:70000", "65535"),
+            ("nonsense", "IP:PORT"),
+        ] {
+            let message = listen(text).unwrap_err();
+            assert!(message.contains(remedy), "{message}");
+        }
+        assert!(outbound_listen("127.0.0.1:0").is_err());
+    }
+
+    #[test]
+    fn connect_strings_have_servers_with_ports_and_perhaps_a_chroot() {
+        for text in [
+            "127.0.0.1:2181",
+            "a:1,b:2,c:3",
+            "zk-0.zk.default.svc:2181/mesh/prod",
+            "[::1]:2181",
+            "a:1/",
+        ] {
+            assert!(connect(text).is_ok(), "{text}");
+        }
+        for text in [
+            "",
+            "a",
+            "a:",
+            "a:0",
+            "a:99999",
+            ":2181",
+            "a:1,,b:2",
+            "a:1,",
+            "/chroot",
+            "::1:2181",
+            "a b:1",
+            "a:1//x",
+            "a:1/x/",
+            "a:1/./x",
+            "http://a:1",
+            "a:+1",
+        ] {
+            assert!(connect(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn roots_are_absolute_paths() {
+        assert!(root("/services").is_ok());
+        assert!(root("/").is_ok());
+        for text in ["", "services", "/a/", "/a//b", "/a/../b", "/a\u{0}"] {
+            assert!(root(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn formats_that_are_to_come_are_told_as_such() {
+        assert!(format("curator").is_ok());
+        assert!(format("nerve").unwrap_err().contains("not supported yet"));
+        assert!(format("xml").unwrap_err().contains("auto, plain, curator"));
+    }
+
+    #[test]
+    fn suffixes_are_lower_case_domains() {
+        assert!(domain_suffix("svc.example").is_ok());
+        for text in ["", "Mesh", "a..b", "-a", "a.", ".a", "ü"] {
+            assert!(domain_suffix(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn messages_stay_on_one_line_and_short() {
+        let message = format(&"\u{1b}[31m\n".repeat(1_000)).unwrap_err();
+        assert!(!message.contains(char::is_control), "{message:?}");
+        assert!(message.len() < 2_000);
+    }
+}
