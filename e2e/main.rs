@@ -3,5 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod admin;
+mod commands;
 mod support;
 mod wire;
+mod zookeeper;
