@@ -147,9 +147,12 @@ impl Args {
         let mut node = Map::new();
         node.insert("id".into(), json!(self.node_id));
         node.insert("cluster".into(), json!(self.cluster));
-        if let Some(zone) = &self.zone {
-            node.insert("locality".into(), json!({"zone": zone}));
-        }
+        // grpc-js refuses a node without a locality, even an empty one.
+        let zone = self
+            .zone
+            .as_ref()
+            .map(|zone| ("zone".to_owned(), json!(zone)));
+        node.insert("locality".into(), Value::Object(zone.into_iter().collect()));
         Value::Object(node)
     }
 }
@@ -274,6 +277,13 @@ mod tests {
                 "node": {"id": "sidecar-1", "cluster": "mesh", "locality": {"zone": "a"}},
             })
         );
+    }
+
+    #[test]
+    fn a_node_without_a_zone_has_an_empty_locality() {
+        let mut without = args(Client::Grpc, "a");
+        without.zone = None;
+        assert_eq!(without.grpc().unwrap()["node"]["locality"], json!({}));
     }
 
     #[test]
