@@ -17,7 +17,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesOrdered};
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -49,8 +49,13 @@ const BATCH_BYTES: usize = 256 * 1024;
 const BATCHES_IN_FLIGHT: usize = 4;
 /// How long a request may take at least; the client itself waits forever.
 const REQUEST: Duration = Duration::from_secs(5);
+/// How long the client may look for a server within the session. It waits longer from attempt to
+/// attempt; with no ephemeral znodes to lose, a new session finds the ensemble sooner.
+const RECONNECT: Duration = Duration::from_secs(1);
 /// How often the same trouble is said again in the log.
 const HINT: Duration = Duration::from_secs(30);
+
+const CONNECTION_LOST: &str = "the connection was lost";
 
 /// Runs until `stop`, then closes the session. `Err` only for what no waiting heals.
 pub async fn watch(
@@ -77,6 +82,8 @@ pub struct Watcher {
     /// How many requests travel as one now.
     batch: usize,
     backoff: Backoff,
+    /// When a connection that was lost is given up for a new session.
+    give_up: Option<Instant>,
     /// The trouble that the log heard of last, and when.
     told: Option<(String, Instant)>,
 }
@@ -126,6 +133,7 @@ impl Watcher {
             only_one_shot: false,
             batch: FIRST_BATCH,
             backoff: Backoff::default(),
+            give_up: None,
             told: None,
             config,
             address,
@@ -209,6 +217,7 @@ impl Watcher {
     ) -> Result<End, Error> {
         let batches = self.batches.clone();
         let mut in_flight = InFlight::new();
+        self.give_up = None;
         self.tree.connected(watches);
         loop {
             if let Some(end) = self.take_signals(link, &mut in_flight) {
@@ -230,6 +239,9 @@ impl Watcher {
                     None
                 }
                 signal = link.signal() => self.signal(signal, &mut in_flight),
+                () = sleep_until(self.give_up.unwrap_or_else(Instant::now)), if self.give_up.is_some() => {
+                    Some(End::Lost(CONNECTION_LOST.to_owned()))
+                }
                 Some(answers) = in_flight.next(), if !in_flight.is_empty() => {
                     // What arrived before this reply goes first; it may also void the reply.
                     (self.take_signals(link, &mut in_flight))
@@ -299,11 +311,13 @@ impl Watcher {
             Signal::Disconnected => {
                 in_flight.clear();
                 self.metrics.connected.set(0);
-                self.lost("the connection was lost".to_owned());
+                self.lost(CONNECTION_LOST.to_owned());
+                self.give_up = Some(Instant::now() + RECONNECT);
             }
             Signal::Reconnected => {
                 in_flight.clear();
                 self.metrics.connected.set(1);
+                self.give_up = None;
                 debug!(registry = %self.config.name, "connected again within the session");
                 self.tree.connected(Watches::Recursive);
             }
