@@ -41,12 +41,13 @@ const DEPTH: usize = 2;
 /// Requests that travel as one, and how many such batches travel at once: 500 at depth 4 read a
 /// server out as fast as any (400,000 znodes a second and more).
 const BATCH: usize = 500;
+const BATCHES_IN_FLIGHT: usize = 4;
+/// Of paths in a batch: a server refuses requests of 1 MiB.
+const BATCH_BYTES: usize = 256 * 1024;
 /// The first batches are small, until the size of the replies is known.
 const FIRST_BATCH: usize = 32;
 /// What a batch of replies should not exceed, for the server's memory and ours.
 const REPLY_BYTES: usize = 4 * 1024 * 1024;
-const BATCH_BYTES: usize = 256 * 1024;
-const BATCHES_IN_FLIGHT: usize = 4;
 /// How long a request may take at least; the client itself waits forever.
 const REQUEST: Duration = Duration::from_secs(5);
 /// How long the client may look for a server within the session. It waits longer from attempt to
@@ -82,6 +83,8 @@ pub struct Watcher {
     /// How many requests travel as one now.
     batch: usize,
     backoff: Backoff,
+    /// Counts what came and went within a session: no reply outlives its connection.
+    connections: u64,
     /// When a connection that was lost is given up for a new session.
     give_up: Option<Instant>,
     /// The trouble that the log heard of last, and when.
@@ -134,6 +137,7 @@ impl Watcher {
             batch: FIRST_BATCH,
             backoff: Backoff::default(),
             give_up: None,
+            connections: 0,
             told: None,
             config,
             address,
@@ -244,8 +248,13 @@ impl Watcher {
                 }
                 Some(answers) = in_flight.next(), if !in_flight.is_empty() => {
                     // What arrived before this reply goes first; it may also void the reply.
-                    (self.take_signals(link, &mut in_flight))
-                        .or_else(|| self.answered(link, answers))
+                    let asked_on = self.connections;
+                    let end = self.take_signals(link, &mut in_flight);
+                    if end.is_some() || asked_on != self.connections {
+                        end
+                    } else {
+                        self.answered(link, answers)
+                    }
                 }
             };
             if let Some(end) = end {
@@ -255,9 +264,6 @@ impl Watcher {
     }
 
     fn answered(&mut self, link: &mut impl Link, answers: Result<Answers, Failure>) -> Option<End> {
-        if self.tree.phase() == Phase::Detached {
-            return None;
-        }
         match answers {
             Ok(answers) => {
                 self.look_at(&answers);
@@ -309,12 +315,14 @@ impl Watcher {
         match signal {
             Signal::Event(change, path) => self.tree.event(change, &path),
             Signal::Disconnected => {
+                self.connections += 1;
                 in_flight.clear();
                 self.metrics.connected.set(0);
                 self.lost(CONNECTION_LOST.to_owned());
                 self.give_up = Some(Instant::now() + RECONNECT);
             }
             Signal::Reconnected => {
+                self.connections += 1;
                 in_flight.clear();
                 self.metrics.connected.set(1);
                 self.give_up = None;
