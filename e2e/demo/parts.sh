@@ -59,8 +59,15 @@ pause() {
 fail_if_a_part_ended() {
     local pid
     for pid in "${part_pids[@]}"; do
-        kill -0 "$pid" 2>/dev/null || fail_because_of "$pid"
+        is_running "$pid" || fail_because_of "$pid"
     done
+}
+
+# Not `kill -0`: that holds for a process that has ended until the shell has taken its status, which it
+# does not do while it is in a trap.
+is_running() {
+    local stat
+    { read -r stat <"/proc/$1/stat"; } 2>/dev/null && [[ ${stat##*) } != Z* ]]
 }
 
 fail_because_of() {
@@ -101,7 +108,7 @@ stop_parts() {
 stop() {
     local pid=$1 deadline=$(($2 > SECONDS ? $2 : SECONDS + 1))
     kill -TERM "$pid" 2>/dev/null || true
-    while kill -0 "$pid" 2>/dev/null; do
+    while is_running "$pid"; do
         if ((SECONDS > deadline)); then
             echo "  ${part_names[$pid]} does not end, killing it" >&2
             break
