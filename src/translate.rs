@@ -1,1 +1,180 @@
-//! To come.
+//! Translates services into xDS resources, for each kind of client.
+//!
+//! ```text
+//! Service ─┬─▶ endpoint ──▶ maglev ──▶ cluster     NAME for both kinds
+//!          ├─▶ route      virtual hosts of `outbound` for Envoy, NAME for gRPC
+//!          └─▶ listener   `outbound` for Envoy, NAME for gRPC
+//! ```
+//!
+//! Pure. It refuses to know where services come from (ZooKeeper) and who gets the resources
+//! (streams). Invariants: a change costs what it touches; equal services render to equal versions
+//! whatever came before, save that a Maglev table only grows while its cluster lives; whatever the
+//! services are, no client rejects what comes out. Source: `DESIGN.md`'s names and weighted random.
+
+mod cluster;
+mod endpoint;
+mod listener;
+mod maglev;
+mod name;
+mod rendering;
+mod route;
+mod wire;
+
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+
+use self::{
+    cluster::{EnvoyCluster, GrpcCluster},
+    endpoint::{EnvoyAssignment, GrpcAssignment},
+    listener::{GrpcListener, OutboundListener},
+    maglev::TableSize,
+    name::Suffix,
+    rendering::render,
+    route::{GrpcRoutes, VirtualHosts},
+};
+use crate::{
+    model::Service,
+    resource::{ClientKind, Resource, ResourceType, Version},
+};
+
+/// How services show up in the mesh. Requests are spread weighted-randomly; there is no other way yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where sidecars listen for outbound HTTP.
+    pub outbound_listen: SocketAddr,
+    /// A service answers to `NAME` and `NAME.SUFFIX`; empty for the first alone.
+    pub domain_suffix: String,
+}
+
+/// What a change of services means for one kind of client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Update {
+    pub client: ClientKind,
+    /// Appeared or changed.
+    pub put: Vec<Resource>,
+    /// Gone.
+    pub remove: Vec<(ResourceType, Arc<str>)>,
+}
+
+impl Update {
+    fn new(client: ClientKind) -> Self {
+        Self {
+            client,
+            put: Vec::new(),
+            remove: Vec::new(),
+        }
+    }
+}
+
+/// The translator, with what it must remember between changes.
+#[derive(Debug)]
+pub struct Translation {
+    config: Config,
+    services: BTreeMap<Arc<str>, Rendered>,
+    hosts: VirtualHosts,
+    listener: Option<Version>,
+}
+
+/// What a service was last rendered to.
+#[derive(Debug, Default)]
+struct Rendered {
+    table: TableSize,
+    envoy: Versions,
+    grpc: Versions,
+}
+
+#[derive(Debug, Default)]
+struct Versions {
+    cluster: Option<Version>,
+    endpoints: Option<Version>,
+    listener: Option<Version>,
+    routes: Option<Version>,
+}
+
+impl Translation {
+    pub fn new(config: Config) -> Self {
+        Self {
+            hosts: VirtualHosts::new(Suffix::new(&config.domain_suffix)),
+            config,
+            services: BTreeMap::new(),
+            listener: None,
+        }
+    }
+
+    /// The resources that change with these services: each named once, `None` where it is gone.
+    ///
+    /// The first call, with the whole registry, also yields what there is without any service: a
+    /// sidecar's listener and route configuration. There is one update for each kind of client.
+    pub fn apply<'a>(
+        &mut self,
+        changes: impl IntoIterator<Item = (&'a str, Option<&'a Service>)>,
+    ) -> Vec<Update> {
+        let mut envoy = Update::new(ClientKind::Envoy);
+        let mut grpc = Update::new(ClientKind::Grpc);
+        let mut present = Vec::new();
+        for (name, service) in changes {
+            match service {
+                Some(service) => present.push(service),
+                // At once: a name may come back in other case with the same change.
+                None => self.remove(name, &mut envoy, &mut grpc),
+            }
+        }
+        for service in present {
+            self.put(service, &mut envoy, &mut grpc);
+        }
+        let address = self.config.outbound_listen;
+        let listener = render(&OutboundListener { address }, &mut self.listener);
+        envoy.put.extend(listener);
+        envoy.put.extend(self.hosts.render());
+        vec![envoy, grpc]
+    }
+
+    fn remove(&mut self, name: &str, envoy: &mut Update, grpc: &mut Update) {
+        let Some((name, _)) = self.services.remove_entry(name) else {
+            return;
+        };
+        self.hosts.remove(&name);
+        for kind in [ResourceType::Cluster, ResourceType::Endpoint] {
+            envoy.remove.push((kind, name.clone()));
+        }
+        for kind in ResourceType::ALL {
+            grpc.remove.push((kind, name.clone()));
+        }
+    }
+
+    fn put(&mut self, service: &Service, envoy: &mut Update, grpc: &mut Update) {
+        if !self.services.contains_key(&service.name) {
+            self.hosts.insert(&service.name);
+        }
+        let rendered = self.services.entry(service.name.clone()).or_default();
+        rendered.put_envoy(service, &mut envoy.put);
+        rendered.put_grpc(service, &mut grpc.put);
+    }
+}
+
+impl Rendered {
+    fn put_envoy(&mut self, service: &Service, put: &mut Vec<Resource>) {
+        let name = &service.name;
+        let assignment = EnvoyAssignment::new(service);
+        self.table = self.table.grown_for(assignment.weights());
+        let table = self.table;
+        let last = &mut self.envoy;
+        put.extend(render(&EnvoyCluster { name, table }, &mut last.cluster));
+        put.extend(render(&assignment, &mut last.endpoints));
+    }
+
+    fn put_grpc(&mut self, service: &Service, put: &mut Vec<Resource>) {
+        let name = &service.name;
+        let last = &mut self.grpc;
+        put.extend(render(&GrpcCluster { name }, &mut last.cluster));
+        put.extend(render(&GrpcAssignment::new(service), &mut last.endpoints));
+        put.extend(render(&GrpcListener { name }, &mut last.listener));
+        put.extend(render(&GrpcRoutes { name }, &mut last.routes));
+    }
+}

@@ -64,6 +64,7 @@ pub enum Status {
     /// No session yet; why the last attempt failed, if one did.
     Connecting { reason: Option<String> },
     /// Connected, but the root does not exist and nothing was ever loaded.
+    /// `root` with the chroot.
     RootAbsent { root: String },
     /// Connected; the tree is being read, for the first time or again.
     Loading,

@@ -107,6 +107,14 @@ impl ZooKeeper {
             .expect("a session")
     }
 
+    /// How many sessions are open.
+    pub fn sessions(&self) -> usize {
+        let answer = ask(self.port, "mntr").expect("a running server");
+        let line = answer.lines().find(|l| l.starts_with("zk_global_sessions"));
+        let count = line.and_then(|line| line.split_whitespace().last());
+        count.and_then(|count| count.parse().ok()).expect("a count")
+    }
+
     fn log(&self) -> PathBuf {
         self.directory.path().join("log")
     }
@@ -124,7 +132,7 @@ fn class_path() -> String {
     let netty = netty
         .map(|entry| entry.expect("a jar").file_name())
         .filter_map(|name| name.into_string().ok())
-        .filter(|name| name.starts_with("netty-") && name.ends_with(".jar"));
+        .filter(|name| name.starts_with("netty-"));
     let full = |jar: String| Path::new(JARS).join(jar).display().to_string();
     let all: Vec<String> = jars.into_iter().chain(netty).map(full).collect();
     all.join(":")
@@ -136,13 +144,15 @@ pub fn free_port() -> u16 {
 }
 
 fn is_ok(port: u16) -> bool {
-    let ask = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-        stream.write_all(b"ruok")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    ask().is_ok_and(|answer| answer == "imok")
+    ask(port, "ruok").is_ok_and(|answer| answer == "imok")
+}
+
+/// One of ZooKeeper's four-letter words.
+fn ask(port: u16, word: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    stream.write_all(word.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }

@@ -87,6 +87,17 @@ pub enum Reply {
     Unreadable,
 }
 
+impl Reply {
+    /// Roughly, in bytes.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Children(names) => names.iter().map(String::len).sum(),
+            Self::Node { data, .. } => data.len(),
+            Self::Watching | Self::Absent | Self::Unreadable => 0,
+        }
+    }
+}
+
 /// What a watch tells of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -364,9 +375,10 @@ impl Tree {
     /// A leaf changes with its data; of an inner znode only its birth matters.
     fn read(&mut self, path: &Arc<str>, data: Bytes, stat: Stat) {
         if depth_of(path) == self.depth {
-            self.mirror.put(path, stat.mzxid, data, stat);
+            self.mirror.put(path, (stat.mzxid, stat.mtime), data, stat);
         } else {
-            self.mirror.put(path, stat.czxid, Bytes::new(), stat);
+            let birth = (stat.czxid, stat.ctime);
+            self.mirror.put(path, birth, Bytes::new(), stat);
         }
     }
 

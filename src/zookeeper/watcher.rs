@@ -32,7 +32,7 @@ use super::{
     Config, Error, Metrics, State, Status, check_root,
     connect_string::{self, Address},
     session::{self, Backoff},
-    tree::{Phase, Tree, Watches},
+    tree::{Phase, Reply, Request, Tree, Watches},
 };
 use crate::registry::Batch;
 
@@ -41,8 +41,14 @@ const DEPTH: usize = 2;
 /// Requests that travel as one, and how many such batches travel at once: 500 at depth 4 read a
 /// server out as fast as any (400,000 znodes a second and more).
 const BATCH: usize = 500;
+/// The first batches are small, until the size of the replies is known.
+const FIRST_BATCH: usize = 32;
+/// What a batch of replies should not exceed, for the server's memory and ours.
+const REPLY_BYTES: usize = 4 * 1024 * 1024;
 const BATCH_BYTES: usize = 256 * 1024;
 const BATCHES_IN_FLIGHT: usize = 4;
+/// How long a request may take at least; the client itself waits forever.
+const REQUEST: Duration = Duration::from_secs(5);
 /// How often the same trouble is said again in the log.
 const HINT: Duration = Duration::from_secs(30);
 
@@ -68,6 +74,8 @@ pub struct Watcher {
     tree: Tree,
     paths: Arc<Paths>,
     only_one_shot: bool,
+    /// How many requests travel as one now.
+    batch: usize,
     backoff: Backoff,
     /// The trouble that the log heard of last, and when.
     told: Option<(String, Instant)>,
@@ -116,6 +124,7 @@ impl Watcher {
             paths: Arc::new(Paths::new(&config.root, address.chroot.is_empty())),
             tree: Tree::new(DEPTH),
             only_one_shot: false,
+            batch: FIRST_BATCH,
             backoff: Backoff::default(),
             told: None,
             config,
@@ -212,16 +221,14 @@ impl Watcher {
             let end = tokio::select! {
                 biased;
                 () = stop.cancelled() => Some(End::Stopped),
-                permit = batches.reserve(), if self.tree.has_batch() => match permit {
-                    Ok(permit) => {
-                        permit.send(self.take());
-                        None
-                    }
-                    Err(_) => {
+                permit = batches.reserve(), if self.tree.has_batch() => {
+                    let Ok(permit) = permit else {
                         let name = self.config.name.clone();
                         return Err(Error::Abandoned { name });
-                    }
-                },
+                    };
+                    permit.send(self.take());
+                    None
+                }
                 signal = link.signal() => self.signal(signal, &mut in_flight),
                 Some(answers) = in_flight.next(), if !in_flight.is_empty() => {
                     // What arrived before this reply goes first; it may also void the reply.
@@ -241,6 +248,7 @@ impl Watcher {
         }
         match answers {
             Ok(answers) => {
+                self.look_at(&answers);
                 for (request, reply) in link.accept(answers) {
                     self.tree.reply(request, reply);
                 }
@@ -249,6 +257,20 @@ impl Watcher {
             }
             Err(Failure::Unsupported) => Some(End::Unsupported),
             Err(Failure::Lost(reason)) => Some(End::Lost(reason)),
+        }
+    }
+
+    /// Fits the size of the next batches to that of the replies, and tells of what is unreadable.
+    fn look_at(&mut self, answers: &Answers) {
+        let bytes = answers.replies.iter().map(|(_, reply)| reply.size()).sum();
+        self.batch = next_batch(self.batch, bytes);
+        let refused = |(_, reply): &&(Request, Reply)| *reply == Reply::Unreadable;
+        let mut refused = answers.replies.iter().filter(refused);
+        if let Some((request, _)) = refused.next() {
+            warn!(
+                registry = %self.config.name, path = request.path(), others = refused.count(),
+                "a znode cannot be read; what was known of it stands"
+            );
         }
     }
 
@@ -292,13 +314,13 @@ impl Watcher {
 
     async fn send(&mut self, link: &mut impl Link, in_flight: &mut InFlight) -> Result<(), String> {
         while in_flight.len() < BATCHES_IN_FLIGHT {
-            let requests = self.tree.requests(BATCH, BATCH_BYTES);
+            let requests = self.tree.requests(self.batch, BATCH_BYTES);
             if requests.is_empty() {
                 break;
             }
             link.prepare(&requests).await?;
             let call = link.call(requests);
-            let patience = self.config.session_timeout;
+            let patience = self.config.session_timeout.max(REQUEST);
             in_flight.push_back(
                 async move {
                     (tokio::time::timeout(patience, call).await)
@@ -349,7 +371,7 @@ impl Watcher {
         let status = match self.tree.phase() {
             Phase::Arming | Phase::Loading => Status::Loading,
             Phase::RootAbsent => Status::RootAbsent {
-                root: self.config.root.clone(),
+                root: format!("{}{}", self.address.chroot, self.config.root),
             },
             Phase::Synced => Status::Synced,
             Phase::Detached | Phase::RootDenied => return self.set_loaded(),
@@ -375,10 +397,35 @@ impl Watcher {
     }
 }
 
+/// Doubles while replies are small, and shrinks to what keeps them below the bound.
+fn next_batch(batch: usize, bytes: usize) -> usize {
+    if bytes > REPLY_BYTES {
+        (batch * REPLY_BYTES / bytes).max(1)
+    } else if bytes > REPLY_BYTES / 4 {
+        batch
+    } else {
+        (batch * 2).min(BATCH)
+    }
+}
+
 /// Closes the sessions where nothing is to follow on them. Nothing is in flight any more.
 async fn finish(link: impl Link, end: End) -> End {
     if let End::Stopped = end {
         link.close().await;
     }
     end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_grow_while_replies_are_small_and_shrink_when_they_are_not() {
+        assert_eq!(next_batch(32, 6_400), 64);
+        assert_eq!(next_batch(400, 80_000), BATCH);
+        assert_eq!(next_batch(500, 2 * REPLY_BYTES), 250);
+        assert_eq!(next_batch(250, REPLY_BYTES / 2), 250);
+        assert_eq!(next_batch(3, 100 * REPLY_BYTES), 1);
+    }
 }

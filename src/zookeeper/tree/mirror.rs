@@ -23,15 +23,19 @@ pub(super) struct Mirror {
     epoch: u32,
 }
 
+/// What tells one content from another: a transaction and its time. The time guards against an
+/// ensemble that was set up anew, where transactions are counted from the start.
+pub(super) type Version = (i64, i64);
+
 #[derive(Debug)]
 struct Node {
-    version: i64,
+    version: Version,
     epoch: u32,
 }
 
 #[derive(Debug)]
 struct Content {
-    version: i64,
+    version: Version,
     data: Bytes,
     stat: Stat,
 }
@@ -49,7 +53,7 @@ impl Mirror {
     }
 
     /// The znode exists. Stages nothing where `version` is already published.
-    pub fn put(&mut self, path: &Arc<str>, version: i64, data: Bytes, stat: Stat) {
+    pub fn put(&mut self, path: &Arc<str>, version: Version, data: Bytes, stat: Stat) {
         if let Some(node) = self.published.get_mut(path)
             && node.version == version
         {
@@ -192,13 +196,12 @@ fn direct_children<V>(map: &BTreeMap<Arc<str>, V>, parent: &str) -> BTreeSet<Arc
         let Some((path, _)) = rest.next() else {
             return children;
         };
-        from = match path[prefix.len()..].find('/') {
+        from = if let Some(end) = path[prefix.len()..].find('/') {
             // Below a child: go on behind its subtree (`0` follows `/`).
-            Some(end) => Bound::Included(format!("{}0", &path[..prefix.len() + end])),
-            None => {
-                children.insert(Arc::clone(path));
-                Bound::Excluded(path.to_string())
-            }
+            Bound::Included(format!("{}0", &path[..prefix.len() + end]))
+        } else {
+            children.insert(Arc::clone(path));
+            Bound::Excluded(path.to_string())
         };
     }
 }
@@ -208,7 +211,12 @@ mod tests {
     use super::*;
 
     fn put(mirror: &mut Mirror, path: &str, version: i64) {
-        mirror.put(&Arc::from(path), version, Bytes::new(), Stat::default());
+        mirror.put(
+            &Arc::from(path),
+            (version, 0),
+            Bytes::new(),
+            Stat::default(),
+        );
     }
 
     fn paths(events: &[Event]) -> Vec<String> {
@@ -221,7 +229,9 @@ mod tests {
 
     fn filled(all: &[&str]) -> Mirror {
         let mut mirror = Mirror::default();
-        all.iter().for_each(|path| put(&mut mirror, path, 1));
+        for path in all {
+            put(&mut mirror, path, 1);
+        }
         mirror.take();
         mirror
     }
@@ -258,7 +268,8 @@ mod tests {
     fn children_are_the_direct_ones_published_or_staged() {
         let mut mirror = filled(&["a", "a!b/i", "a/i", "a/i/deep", "b", "b/j"]);
         put(&mut mirror, "a/k", 1);
-        let names = |set: BTreeSet<Arc<str>>| set.iter().map(|p| p.to_string()).collect::<Vec<_>>();
+        let names =
+            |set: BTreeSet<Arc<str>>| set.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(names(mirror.children("")), ["a", "b"]);
         assert_eq!(names(mirror.children("a")), ["a/i", "a/k"]);
         assert_eq!(names(mirror.children("c")), [""; 0]);

@@ -324,3 +324,20 @@ fn one_shot_watches_list_again_and_read_what_is_new() {
     answer(&mut tree, reads);
     assert_eq!(published(&mut tree).0, ["-a/j", "+a/k@4"]);
 }
+
+#[test]
+fn an_ensemble_set_up_anew_may_count_the_same_transactions() {
+    let mut tree = loaded();
+    tree.event(Change::Changed, "orders/i-1");
+    let stat = Stat {
+        mzxid: 2,
+        mtime: 1,
+        ..Stat::default()
+    };
+    let data = Bytes::from_static(b"other");
+    answer(
+        &mut tree,
+        vec![(read("orders/i-1"), Reply::Node { data, stat })],
+    );
+    assert_eq!(published(&mut tree).0, ["+orders/i-1@2"]);
+}

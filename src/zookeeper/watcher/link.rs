@@ -134,11 +134,8 @@ pub(super) fn refusal(path: &str, error: zookeeper_client::Error) -> Result<Repl
     match error {
         Error::NoNode => Ok(Reply::Absent),
         // The client refuses a few characters that old servers took.
-        Error::NoAuth | Error::BadArguments(_) => {
-            tracing::warn!(path, %error, "a znode cannot be read; what was known of it stands");
-            Ok(Reply::Unreadable)
-        }
-        error => Err(Failure::Lost(error.to_string())),
+        Error::NoAuth | Error::BadArguments(_) => Ok(Reply::Unreadable),
+        error => Err(Failure::Lost(format!("{path:?}: {error}"))),
     }
 }
 

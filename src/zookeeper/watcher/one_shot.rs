@@ -69,6 +69,17 @@ impl OneShot {
         self.sessions.push(Session { client, bytes: 0 });
     }
 
+    /// Opens one more session, and says which it is.
+    async fn open(&mut self) -> Result<usize, String> {
+        let connector = Client::connector().with_session_timeout(self.session_timeout);
+        let opened = connector.with_fail_eagerly().connect(&self.connect);
+        let client = (tokio::time::timeout(self.session_timeout, opened).await)
+            .map_err(|_| "one more session took too long".to_owned())?
+            .map_err(|error| format!("one more session: {error}"))?;
+        self.add(Arc::new(client));
+        Ok(self.sessions.len() - 1)
+    }
+
     fn length(&self, request: &Request) -> usize {
         let mut path = String::new();
         self.paths.absolute(request.path(), &mut path).len()
@@ -120,16 +131,10 @@ impl Link for OneShot {
             }
             let length = self.length(request);
             let fits = |session: &Session| session.bytes + length <= SESSION_BYTES;
-            let session = match self.sessions.iter().rposition(fits) {
-                Some(session) => session,
-                None => {
-                    let connector = Client::connector().with_session_timeout(self.session_timeout);
-                    let opened = connector.with_fail_eagerly().connect(&self.connect);
-                    let opened = tokio::time::timeout(self.session_timeout, opened).await;
-                    let opened = opened.map_err(|_| "a session took too long".to_owned())?;
-                    self.add(Arc::new(opened.map_err(|error| error.to_string())?));
-                    self.sessions.len() - 1
-                }
+            let session = if let Some(session) = self.sessions.iter().rposition(fits) {
+                session
+            } else {
+                self.open().await?
             };
             self.sessions[session].bytes += length;
             self.assigned.insert(request.clone(), session);

@@ -1,0 +1,254 @@
+//! A service's instances as a `ClusterLoadAssignment`, for sidecars and for gRPC clients.
+//!
+//! It refuses to know the cluster beside it. A sidecar gets every instance that is not disabled,
+//! with weight, health and metadata, in a locality for each zone. gRPC ignores endpoint weights but
+//! honours those of localities, so there the healthy instances of one zone and one weight share a
+//! locality whose weight is their sum. Invariant: the order of instances does not matter; whatever
+//! they are, weights on the wire are over 0 and sum up to no more than 32 bits, localities and
+//! addresses are unique, and everything has priority 0. Source: `endpoint.proto`,
+//! `endpoint_components.proto`, gRFC A27 and A42.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use prost::Message;
+
+use super::{rendering::Spec, wire};
+use crate::{
+    model::{Health, Instance, Service},
+    resource::{ClientKind, ResourceType},
+};
+
+/// Where Envoy looks for what its load balancers may use.
+const LB_METADATA: &str = "envoy.lb";
+
+/// What a sidecar is told.
+#[derive(Debug, Hash)]
+pub(super) struct EnvoyAssignment<'a> {
+    name: &'a Arc<str>,
+    zones: BTreeMap<&'a str, Vec<EnvoyEndpoint<'a>>>,
+}
+
+#[derive(Debug, Hash)]
+struct EnvoyEndpoint<'a> {
+    address: IpAddr,
+    port: u16,
+    weight: u32,
+    health: wire::HealthStatus,
+    metadata: &'a BTreeMap<String, String>,
+}
+
+impl<'a> EnvoyAssignment<'a> {
+    pub fn new(service: &'a Service) -> Self {
+        let mut zones: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+        for instance in canonical(&service.instances) {
+            if let Some(endpoint) = EnvoyEndpoint::new(instance) {
+                zones.entry(zone(instance)).or_default().push(endpoint);
+            }
+        }
+        let scale = Scale::new(zones.values().flatten().map(|e| u64::from(e.weight)));
+        for endpoint in zones.values_mut().flatten() {
+            endpoint.weight = scale.apply(u64::from(endpoint.weight));
+        }
+        Self {
+            name: &service.name,
+            zones,
+        }
+    }
+
+    /// The weights of those that are sent requests.
+    pub fn weights(&self) -> impl Iterator<Item = u32> {
+        let endpoints = self.zones.values().flatten();
+        endpoints
+            .filter(|e| e.health == wire::HealthStatus::Healthy)
+            .map(|e| e.weight)
+    }
+}
+
+impl<'a> EnvoyEndpoint<'a> {
+    /// `None` for a disabled one.
+    fn new(instance: &'a Instance) -> Option<Self> {
+        let weight = instance.weight.get();
+        let health = match &instance.health {
+            Health::Disabled(_) => return None,
+            Health::Unhealthy => wire::HealthStatus::Unhealthy,
+            Health::Healthy if weight == 0 => wire::HealthStatus::Draining,
+            Health::Healthy => wire::HealthStatus::Healthy,
+        };
+        Some(Self {
+            address: instance.address,
+            port: instance.port,
+            // Envoy rejects 0; that a drained one gets no requests is in its health.
+            weight: weight.max(1),
+            health,
+            metadata: &instance.metadata,
+        })
+    }
+
+    fn message(&self) -> wire::LbEndpoint {
+        wire::LbEndpoint {
+            endpoint: Some(endpoint(self.address, self.port)),
+            health_status: self.health.into(),
+            metadata: self.metadata_message(),
+            load_balancing_weight: Some(self.weight),
+        }
+    }
+
+    fn metadata_message(&self) -> Option<wire::Metadata> {
+        if self.metadata.is_empty() {
+            return None;
+        }
+        let text = |(key, value): (&String, &String)| {
+            let string_value = Some(value.clone());
+            (key.clone(), wire::Text { string_value })
+        };
+        let fields = self.metadata.iter().map(text).collect();
+        Some(wire::Metadata {
+            filter_metadata: [(LB_METADATA.to_owned(), wire::Struct { fields })].into(),
+        })
+    }
+}
+
+impl Spec for EnvoyAssignment<'_> {
+    const CLIENT: ClientKind = ClientKind::Envoy;
+    const KIND: ResourceType = ResourceType::Endpoint;
+
+    fn name(&self) -> Arc<str> {
+        self.name.clone()
+    }
+
+    fn body(&self) -> Vec<u8> {
+        let locality = |(zone, endpoints): (&&str, &Vec<EnvoyEndpoint<'_>>)| {
+            // No weight: Maglev spreads over all endpoints of all zones by their own weights.
+            wire::LocalityLbEndpoints {
+                locality: Some(wire::Locality {
+                    zone: (*zone).to_owned(),
+                    sub_zone: String::new(),
+                }),
+                lb_endpoints: endpoints.iter().map(EnvoyEndpoint::message).collect(),
+                load_balancing_weight: None,
+            }
+        };
+        assignment(self.name, self.zones.iter().map(locality))
+    }
+}
+
+/// What a gRPC client is told: only what it may send to.
+#[derive(Debug, Hash)]
+pub(super) struct GrpcAssignment<'a> {
+    name: &'a Arc<str>,
+    /// By zone and weight.
+    groups: BTreeMap<(&'a str, u32), Vec<(IpAddr, u16)>>,
+}
+
+impl<'a> GrpcAssignment<'a> {
+    pub fn new(service: &'a Service) -> Self {
+        let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for instance in canonical(&service.instances) {
+            let weight = instance.weight.get();
+            if instance.health == Health::Healthy && weight > 0 {
+                let group = groups.entry((zone(instance), weight)).or_default();
+                group.push((instance.address, instance.port));
+            }
+        }
+        Self {
+            name: &service.name,
+            groups,
+        }
+    }
+}
+
+impl Spec for GrpcAssignment<'_> {
+    const CLIENT: ClientKind = ClientKind::Grpc;
+    const KIND: ResourceType = ResourceType::Endpoint;
+
+    fn name(&self) -> Arc<str> {
+        self.name.clone()
+    }
+
+    fn body(&self) -> Vec<u8> {
+        let sum = |weight: u32, hosts: usize| u64::from(weight) * hosts as u64;
+        let sums = self
+            .groups
+            .iter()
+            .map(|((_, w), hosts)| sum(*w, hosts.len()));
+        let scale = Scale::new(sums);
+        let localities = self.groups.iter().map(|((zone, weight), hosts)| {
+            let lb_endpoints = hosts.iter().map(|(address, port)| wire::LbEndpoint {
+                endpoint: Some(endpoint(*address, *port)),
+                health_status: wire::HealthStatus::Healthy.into(),
+                metadata: None,
+                load_balancing_weight: None,
+            });
+            wire::LocalityLbEndpoints {
+                locality: Some(wire::Locality {
+                    zone: (*zone).to_owned(),
+                    sub_zone: format!("w{weight}"),
+                }),
+                lb_endpoints: lb_endpoints.collect(),
+                load_balancing_weight: Some(scale.apply(sum(*weight, hosts.len()))),
+            }
+        });
+        assignment(self.name, localities)
+    }
+}
+
+/// Instances by address and port, each once. The model promises as much; a client that is told an
+/// address twice rejects the assignment, so it is worth a look.
+fn canonical(instances: &[Arc<Instance>]) -> Vec<&Instance> {
+    let key = |instance: &&Instance| (instance.address, instance.port);
+    let mut instances: Vec<&Instance> = instances.iter().map(Arc::as_ref).collect();
+    instances.sort_by_key(key);
+    instances.dedup_by_key(|instance| key(instance));
+    instances
+}
+
+fn zone(instance: &Instance) -> &str {
+    instance.zone.as_deref().unwrap_or_default()
+}
+
+fn assignment(
+    name: &Arc<str>,
+    localities: impl Iterator<Item = wire::LocalityLbEndpoints>,
+) -> Vec<u8> {
+    wire::ClusterLoadAssignment {
+        cluster_name: name.to_string(),
+        endpoints: localities.collect(),
+    }
+    .encode_to_vec()
+}
+
+fn endpoint(address: IpAddr, port: u16) -> wire::Endpoint {
+    let socket_address = Some(wire::SocketAddress {
+        address: address.to_string(),
+        port_value: u32::from(port),
+    });
+    wire::Endpoint {
+        address: Some(wire::Address { socket_address }),
+    }
+}
+
+/// Makes weights smaller where their sum would not fit into the 32 bits that clients add them up in.
+///
+/// `Σ max(1, ⌊w / divisor⌋) ≤ total / divisor + count`, which the divisor keeps below the limit.
+#[derive(Debug)]
+struct Scale {
+    divisor: u64,
+}
+
+impl Scale {
+    const LIMIT: u64 = u32::MAX as u64;
+
+    fn new(weights: impl Iterator<Item = u64>) -> Self {
+        let (count, total) = weights.fold((0, 0), |(n, sum), weight| (n + 1, sum + weight));
+        let divisor = if total <= Self::LIMIT {
+            1
+        } else {
+            total.div_ceil(Self::LIMIT.saturating_sub(count).max(1))
+        };
+        Self { divisor }
+    }
+
+    fn apply(&self, weight: u64) -> u32 {
+        u32::try_from(weight / self.divisor).map_or(u32::MAX, |weight| weight.max(1))
+    }
+}

@@ -1,0 +1,139 @@
+//! Listeners: the one that a sidecar opens for outbound HTTP, and the API listener of a gRPC target.
+//!
+//! It refuses to know services and routes; both kinds name a route configuration and leave the rest
+//! to it. Invariant: the router is the last (and here the only) HTTP filter, and routes come over
+//! the stream that the listener came on. Source: `listener.proto`, `http_connection_manager.proto`,
+//! gRFC A27 and A39.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use envoy_types::pb::{
+    envoy::{
+        config::{
+            core::v3::{
+                Address, SocketAddress, TrafficDirection, address, socket_address::PortSpecifier,
+            },
+            listener::v3::{ApiListener, Filter, FilterChain, Listener, filter::ConfigType},
+        },
+        extensions::filters::{
+            http::router::v3::Router,
+            network::http_connection_manager::v3::{
+                HttpConnectionManager, HttpFilter, Rds,
+                http_connection_manager::{
+                    RouteSpecifier, ServerHeaderTransformation, UpgradeConfig,
+                },
+                http_filter,
+            },
+        },
+    },
+    google::protobuf::Duration,
+};
+use prost::Message;
+
+use super::{
+    name::OUTBOUND,
+    rendering::{Spec, ads, any},
+};
+use crate::resource::{ClientKind, ResourceType};
+
+/// The listener of a sidecar.
+#[derive(Debug, Hash)]
+pub(super) struct OutboundListener {
+    pub address: SocketAddr,
+}
+
+impl Spec for OutboundListener {
+    const CLIENT: ClientKind = ClientKind::Envoy;
+    const KIND: ResourceType = ResourceType::Listener;
+
+    fn name(&self) -> Arc<str> {
+        OUTBOUND.into()
+    }
+
+    fn body(&self) -> Vec<u8> {
+        let manager = Filter {
+            name: "envoy.filters.network.http_connection_manager".to_owned(),
+            config_type: Some(ConfigType::TypedConfig(any(&outbound_manager()))),
+        };
+        Listener {
+            name: OUTBOUND.to_owned(),
+            address: Some(socket_address(self.address)),
+            filter_chains: vec![FilterChain {
+                filters: vec![manager],
+                ..Default::default()
+            }],
+            traffic_direction: TrafficDirection::Outbound.into(),
+            ..Default::default()
+        }
+        .encode_to_vec()
+    }
+}
+
+/// What stands for a gRPC target, `xds:///NAME`.
+#[derive(Debug, Hash)]
+pub(super) struct GrpcListener<'a> {
+    pub name: &'a Arc<str>,
+}
+
+impl Spec for GrpcListener<'_> {
+    const CLIENT: ClientKind = ClientKind::Grpc;
+    const KIND: ResourceType = ResourceType::Listener;
+
+    fn name(&self) -> Arc<str> {
+        self.name.clone()
+    }
+
+    fn body(&self) -> Vec<u8> {
+        Listener {
+            name: self.name.to_string(),
+            api_listener: Some(ApiListener {
+                api_listener: Some(any(&manager(self.name))),
+            }),
+            ..Default::default()
+        }
+        .encode_to_vec()
+    }
+}
+
+fn outbound_manager() -> HttpConnectionManager {
+    HttpConnectionManager {
+        stat_prefix: OUTBOUND.to_owned(),
+        // A response's `server` header is the service's own.
+        server_header_transformation: ServerHeaderTransformation::PassThrough.into(),
+        strip_trailing_host_dot: true,
+        // A quiet stream (gRPC, WebSocket, long poll) may stay quiet: the services know better.
+        stream_idle_timeout: Some(Duration::default()),
+        upgrade_configs: vec![UpgradeConfig {
+            upgrade_type: "websocket".to_owned(),
+            ..Default::default()
+        }],
+        ..manager(OUTBOUND)
+    }
+}
+
+fn manager(routes: &str) -> HttpConnectionManager {
+    HttpConnectionManager {
+        route_specifier: Some(RouteSpecifier::Rds(Rds {
+            config_source: Some(ads()),
+            route_config_name: routes.to_owned(),
+        })),
+        http_filters: vec![HttpFilter {
+            name: "envoy.filters.http.router".to_owned(),
+            config_type: Some(http_filter::ConfigType::TypedConfig(
+                any(&Router::default()),
+            )),
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+fn socket_address(address: SocketAddr) -> Address {
+    Address {
+        address: Some(address::Address::SocketAddress(SocketAddress {
+            address: address.ip().to_string(),
+            port_specifier: Some(PortSpecifier::PortValue(u32::from(address.port()))),
+            ..Default::default()
+        })),
+    }
+}

@@ -1,0 +1,71 @@
+//! What rendered resources are called, and the host names that a service answers to.
+//!
+//! It refuses to know what the resources hold. A cluster and its assignment bear the service's name
+//! as it is, for both kinds of clients; so do a gRPC client's listener and route configuration. A
+//! sidecar has one listener and one route configuration, both [`OUTBOUND`]. Invariant: a host name is
+//! lower case, so that Envoy's case-blind look-up and our own comparison agree.
+
+/// The listener and the route configuration of a sidecar.
+pub(super) const OUTBOUND: &str = "outbound";
+
+/// The host name that a service answers to whatever else is registered: its own.
+pub(super) fn host(service: &str) -> String {
+    service.to_lowercase()
+}
+
+/// The suffix that makes a second host name of the first: `.mesh` of `mesh`.
+#[derive(Clone, Debug)]
+pub(super) struct Suffix(String);
+
+impl Suffix {
+    /// With an empty `domain` there are no second host names.
+    pub fn new(domain: &str) -> Self {
+        match domain.trim_matches('.') {
+            "" => Self(String::new()),
+            domain => Self(format!(".{}", domain.to_lowercase())),
+        }
+    }
+
+    /// `orders` → `orders.mesh`
+    pub fn append(&self, host: &str) -> Option<String> {
+        (!self.0.is_empty()).then(|| format!("{host}{}", self.0))
+    }
+
+    /// `orders.mesh` → `orders`: the one service whose second host name this is.
+    pub fn strip<'a>(&self, host: &'a str) -> Option<&'a str> {
+        if self.0.is_empty() {
+            return None;
+        }
+        host.strip_suffix(&self.0).filter(|host| !host.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_suffix_comes_with_or_without_its_dot_and_in_any_case() {
+        for domain in ["mesh", ".mesh", "MESH", "mesh."] {
+            let suffix = Suffix::new(domain);
+            assert_eq!(suffix.append("orders").as_deref(), Some("orders.mesh"));
+            assert_eq!(suffix.strip("orders.mesh"), Some("orders"));
+            assert_eq!(suffix.strip("orders"), None);
+            assert_eq!(suffix.strip("ordersmesh"), None);
+            assert_eq!(suffix.strip(".mesh"), None);
+        }
+    }
+
+    #[test]
+    fn an_empty_suffix_makes_no_second_host_name() {
+        for domain in ["", "."] {
+            assert_eq!(Suffix::new(domain).append("orders"), None);
+            assert_eq!(Suffix::new(domain).strip("orders"), None);
+        }
+    }
+
+    #[test]
+    fn host_names_are_lower_case() {
+        assert_eq!(host("com.example.OrderService"), "com.example.orderservice");
+    }
+}

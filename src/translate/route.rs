@@ -1,0 +1,262 @@
+//! Routes: a virtual host for each service in a sidecar's one route configuration, and a route
+//! configuration of its own for each gRPC target.
+//!
+//! It refuses to know instances. [`VirtualHosts`] keeps every virtual host encoded, since repeated
+//! fields of a message may simply follow one another: a change encodes what it touches and joins the
+//! rest. Invariant: no domain stands in it twice. A service's own name always wins; its second name
+//! (`orders.mesh`) gives way to a service that is called so. Nothing else can collide, because names
+//! differ in more than case and one suffix is added to all. Source: `route.proto`, gRFC A27.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use envoy_types::pb::{
+    envoy::{
+        config::route::v3::{
+            RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
+            retry_policy::{RetryHostPredicate, retry_host_predicate},
+            route, route_action, route_match,
+        },
+        extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate,
+    },
+    google::protobuf::{Duration, UInt32Value},
+};
+use prost::Message;
+
+use super::{
+    name::{self, OUTBOUND, Suffix},
+    rendering::{RENDERING, Spec, any, render},
+};
+use crate::resource::{ClientKind, Resource, ResourceType, Version, put_field};
+
+/// `RouteConfiguration.virtual_hosts`
+const VIRTUAL_HOSTS_FIELD: u32 = 2;
+
+/// The virtual hosts of all services, encoded.
+#[derive(Debug)]
+pub(super) struct VirtualHosts {
+    suffix: Suffix,
+    /// By host name.
+    hosts: BTreeMap<String, Host>,
+    /// The host names to look at before the next rendering.
+    stale: BTreeSet<String>,
+    version: Option<Version>,
+}
+
+#[derive(Debug)]
+struct Host {
+    service: Arc<str>,
+    fragment: Option<Fragment>,
+}
+
+/// One `virtual_hosts` field, key and length with it.
+#[derive(Debug)]
+struct Fragment {
+    version: Version,
+    field: Bytes,
+}
+
+impl VirtualHosts {
+    pub fn new(suffix: Suffix) -> Self {
+        Self {
+            suffix,
+            hosts: BTreeMap::new(),
+            stale: BTreeSet::new(),
+            version: None,
+        }
+    }
+
+    pub fn insert(&mut self, service: &Arc<str>) {
+        let host = name::host(service);
+        self.touch(&host);
+        let service = service.clone();
+        let fragment = None;
+        self.hosts.insert(host, Host { service, fragment });
+    }
+
+    pub fn remove(&mut self, service: &str) {
+        let host = name::host(service);
+        self.touch(&host);
+        self.hosts.remove(&host);
+    }
+
+    /// What comes or goes takes or frees the second name of at most one other service.
+    fn touch(&mut self, host: &str) {
+        self.stale.insert(host.to_owned());
+        if let Some(other) = self.suffix.strip(host) {
+            self.stale.insert(other.to_owned());
+        }
+    }
+
+    /// The route configuration, unless it is the one that was rendered last.
+    pub fn render(&mut self) -> Option<Resource> {
+        if self.version.is_some() && self.stale.is_empty() {
+            return None;
+        }
+        for host in std::mem::take(&mut self.stale) {
+            self.refresh(&host);
+        }
+        let fragments = self
+            .hosts
+            .values()
+            .filter_map(|host| host.fragment.as_ref());
+        let (versions, fields) = fragments.map(|f| (f.version, &f.field)).unzip();
+        render(&OutboundRoutes { versions, fields }, &mut self.version)
+    }
+
+    fn refresh(&mut self, host: &str) {
+        let second = self.suffix.append(host);
+        let second = second.filter(|second| !self.hosts.contains_key(second));
+        if let Some(entry) = self.hosts.get_mut(host) {
+            let domains = std::iter::once(host.to_owned()).chain(second).collect();
+            entry.fragment = Some(ServiceHost::new(&entry.service, domains).fragment());
+        }
+    }
+}
+
+/// A sidecar's route configuration.
+#[derive(Debug)]
+struct OutboundRoutes<'a> {
+    versions: Vec<Version>,
+    /// What the versions stand for.
+    fields: Vec<&'a Bytes>,
+}
+
+impl std::hash::Hash for OutboundRoutes<'_> {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.versions.hash(state);
+    }
+}
+
+impl Spec for OutboundRoutes<'_> {
+    const CLIENT: ClientKind = ClientKind::Envoy;
+    const KIND: ResourceType = ResourceType::Route;
+
+    fn name(&self) -> Arc<str> {
+        OUTBOUND.into()
+    }
+
+    fn body(&self) -> Vec<u8> {
+        let head = RouteConfiguration {
+            name: OUTBOUND.to_owned(),
+            ignore_port_in_host_matching: true,
+            ..Default::default()
+        };
+        let fields: usize = self.fields.iter().map(|field| field.len()).sum();
+        let mut body = Vec::with_capacity(head.encoded_len() + fields);
+        body.extend(head.encode_to_vec());
+        for field in &self.fields {
+            body.extend_from_slice(field);
+        }
+        body
+    }
+}
+
+/// The virtual host of one service.
+#[derive(Debug, Hash)]
+struct ServiceHost<'a> {
+    service: &'a str,
+    domains: Vec<String>,
+}
+
+impl<'a> ServiceHost<'a> {
+    fn new(service: &'a str, domains: Vec<String>) -> Self {
+        Self { service, domains }
+    }
+
+    fn fragment(self) -> Fragment {
+        let version = Version::of(&(RENDERING, &self));
+        let host = self.message().encode_to_vec();
+        let mut field = Vec::with_capacity(host.len() + 4);
+        put_field(&mut field, VIRTUAL_HOSTS_FIELD, &host);
+        Fragment {
+            version,
+            field: field.into(),
+        }
+    }
+
+    fn message(self) -> VirtualHost {
+        let action = RouteAction {
+            // Time-outs are the callers'.
+            timeout: Some(Duration::default()),
+            ..to_cluster(self.service)
+        };
+        VirtualHost {
+            name: self.service.to_owned(),
+            domains: self.domains,
+            routes: vec![everything("/", action)],
+            retry_policy: Some(retry_where_nothing_was_processed()),
+            ..Default::default()
+        }
+    }
+}
+
+/// The route configuration of a gRPC target.
+#[derive(Debug, Hash)]
+pub(super) struct GrpcRoutes<'a> {
+    pub name: &'a Arc<str>,
+}
+
+impl Spec for GrpcRoutes<'_> {
+    const CLIENT: ClientKind = ClientKind::Grpc;
+    const KIND: ResourceType = ResourceType::Route;
+
+    fn name(&self) -> Arc<str> {
+        self.name.clone()
+    }
+
+    fn body(&self) -> Vec<u8> {
+        let host = VirtualHost {
+            name: self.name.to_string(),
+            // The target is all that counts; an application may override the authority.
+            domains: vec!["*".to_owned()],
+            routes: vec![everything("", to_cluster(self.name))],
+            ..Default::default()
+        };
+        RouteConfiguration {
+            name: self.name.to_string(),
+            virtual_hosts: vec![host],
+            ..Default::default()
+        }
+        .encode_to_vec()
+    }
+}
+
+fn everything(prefix: &str, action: RouteAction) -> Route {
+    Route {
+        r#match: Some(RouteMatch {
+            path_specifier: Some(route_match::PathSpecifier::Prefix(prefix.to_owned())),
+            ..Default::default()
+        }),
+        action: Some(route::Action::Route(action)),
+        ..Default::default()
+    }
+}
+
+fn to_cluster(service: &str) -> RouteAction {
+    RouteAction {
+        cluster_specifier: Some(route_action::ClusterSpecifier::Cluster(service.to_owned())),
+        ..Default::default()
+    }
+}
+
+/// A dead instance stays registered until its session expires. Requests that it never saw go to
+/// another one; what may have been processed is never sent twice.
+fn retry_where_nothing_was_processed() -> RetryPolicy {
+    let previous_hosts = RetryHostPredicate {
+        name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
+        config_type: Some(retry_host_predicate::ConfigType::TypedConfig(any(
+            &PreviousHostsPredicate {},
+        ))),
+    };
+    RetryPolicy {
+        retry_on: "connect-failure,refused-stream".to_owned(),
+        num_retries: Some(UInt32Value { value: 2 }),
+        retry_host_predicate: vec![previous_hosts],
+        host_selection_retry_max_attempts: 5,
+        ..Default::default()
+    }
+}

@@ -1,0 +1,325 @@
+//! What a change of services yields, step by step.
+
+use envoy_types::pb::envoy::config::{
+    cluster::v3::Cluster,
+    endpoint::v3::{ClusterLoadAssignment, LocalityLbEndpoints},
+    route::v3::RouteConfiguration,
+};
+use prost::Message;
+
+use super::*;
+use crate::model::{Health, Instance, Origin, Weight};
+
+pub(super) fn config() -> Config {
+    Config {
+        outbound_listen: SocketAddr::from(([127, 0, 0, 1], 15_001)),
+        domain_suffix: "mesh".into(),
+    }
+}
+
+pub(super) fn instance(at: &str, weight: u32) -> Instance {
+    let at: SocketAddr = at.parse().unwrap();
+    Instance {
+        id: format!("i-{at}"),
+        address: at.ip(),
+        port: at.port(),
+        weight: Weight::new(weight).unwrap(),
+        zone: None,
+        health: Health::Healthy,
+        metadata: BTreeMap::new(),
+        origin: Origin {
+            path: format!("/services/x/{at}"),
+            format: "plain",
+            czxid: 1,
+            mzxid: 1,
+        },
+    }
+}
+
+pub(super) fn service(name: &str, instances: impl IntoIterator<Item = Instance>) -> Service {
+    let mut instances: Vec<_> = instances.into_iter().map(Arc::new).collect();
+    instances.sort_by_key(|i| (i.address, i.port));
+    Service {
+        name: name.into(),
+        registry: "main".into(),
+        instances,
+    }
+}
+
+pub(super) fn changes(services: &[Service]) -> impl Iterator<Item = (&str, Option<&Service>)> {
+    services.iter().map(|s| (&*s.name, Some(s)))
+}
+
+/// What a client of each kind holds after some updates.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Client {
+    pub resources: BTreeMap<(ClientKind, ResourceType, Arc<str>), Resource>,
+}
+
+impl Client {
+    pub fn take(&mut self, updates: Vec<Update>) {
+        assert_eq!(updates.len(), ClientKind::ALL.len());
+        for update in updates {
+            for (kind, name) in update.remove {
+                let removed = self.resources.remove(&(update.client, kind, name.clone()));
+                assert!(removed.is_some(), "{kind:?} {name} was never put");
+            }
+            for resource in update.put {
+                let key = (update.client, resource.kind, resource.name.clone());
+                self.resources.insert(key, resource);
+            }
+        }
+    }
+
+    fn get(&self, client: ClientKind, kind: ResourceType, name: &str) -> &Resource {
+        &self.resources[&(client, kind, name.into())]
+    }
+
+    fn decode<M: Message + Default>(
+        &self,
+        client: ClientKind,
+        kind: ResourceType,
+        name: &str,
+    ) -> M {
+        M::decode(self.get(client, kind, name).body()).unwrap()
+    }
+
+    pub fn assignment(&self, client: ClientKind, name: &str) -> ClusterLoadAssignment {
+        self.decode(client, ResourceType::Endpoint, name)
+    }
+
+    pub fn routes(&self) -> RouteConfiguration {
+        self.decode(ClientKind::Envoy, ResourceType::Route, "outbound")
+    }
+
+    fn table(&self, name: &str) -> Vec<u8> {
+        let cluster: Cluster = self.decode(ClientKind::Envoy, ResourceType::Cluster, name);
+        let policy = cluster.load_balancing_policy.unwrap().policies.remove(0);
+        policy
+            .typed_extension_config
+            .unwrap()
+            .typed_config
+            .unwrap()
+            .value
+    }
+}
+
+/// A mesh that holds these services, and what its clients do.
+fn mesh(services: &[Service]) -> (Translation, Client) {
+    let mut translation = Translation::new(config());
+    let mut client = Client::default();
+    client.take(translation.apply(changes(services)));
+    (translation, client)
+}
+
+fn put_names(updates: &[Update]) -> Vec<(ClientKind, ResourceType, &str)> {
+    updates
+        .iter()
+        .flat_map(|u| u.put.iter().map(|r| (u.client, r.kind, &*r.name)))
+        .collect()
+}
+
+fn domains(client: &Client) -> Vec<(String, Vec<String>)> {
+    let hosts = client.routes().virtual_hosts;
+    hosts.into_iter().map(|h| (h.name, h.domains)).collect()
+}
+
+#[test]
+fn an_empty_registry_yields_the_listener_and_its_routes_once() {
+    let mut translation = Translation::new(config());
+    assert_eq!(
+        put_names(&translation.apply([])),
+        [
+            (ClientKind::Envoy, ResourceType::Listener, "outbound"),
+            (ClientKind::Envoy, ResourceType::Route, "outbound"),
+        ]
+    );
+    assert_eq!(put_names(&translation.apply([])), []);
+}
+
+#[test]
+fn a_change_of_weight_costs_one_assignment_for_each_kind() {
+    let (mut translation, _) = mesh(&[
+        service(
+            "orders",
+            [instance("10.0.0.1:80", 1), instance("10.0.0.2:80", 1)],
+        ),
+        service("users", [instance("10.0.0.3:80", 1)]),
+    ]);
+    let heavier = service(
+        "orders",
+        [instance("10.0.0.1:80", 9), instance("10.0.0.2:80", 1)],
+    );
+    let updates = translation.apply([("orders", Some(&heavier))]);
+    assert_eq!(
+        put_names(&updates),
+        [
+            (ClientKind::Envoy, ResourceType::Endpoint, "orders"),
+            (ClientKind::Grpc, ResourceType::Endpoint, "orders"),
+        ]
+    );
+}
+
+#[test]
+fn metadata_concerns_sidecars_alone() {
+    let (mut translation, _) = mesh(&[service("orders", [instance("10.0.0.1:80", 1)])]);
+    let mut told = instance("10.0.0.1:80", 1);
+    told.metadata.insert("version".into(), "2".into());
+    let told = service("orders", [told]);
+    let updates = translation.apply([("orders", Some(&told))]);
+    assert_eq!(
+        put_names(&updates),
+        [(ClientKind::Envoy, ResourceType::Endpoint, "orders")]
+    );
+}
+
+#[test]
+fn what_clients_cannot_see_yields_nothing() {
+    let (mut translation, _) = mesh(&[service("orders", [instance("10.0.0.1:80", 1)])]);
+    let mut rewritten = instance("10.0.0.1:80", 1);
+    rewritten.id = "other".into();
+    rewritten.origin.mzxid = 99;
+    let rewritten = service("orders", [rewritten]);
+    assert_eq!(
+        put_names(&translation.apply([("orders", Some(&rewritten))])),
+        []
+    );
+}
+
+#[test]
+fn a_service_that_goes_takes_everything_of_it_along() {
+    let (mut translation, mut client) = mesh(&[service("orders", [instance("10.0.0.1:80", 1)])]);
+    client.take(translation.apply([("orders", None)]));
+    assert_eq!(client, mesh(&[]).1);
+    assert_eq!(domains(&client), []);
+}
+
+#[test]
+fn an_unknown_service_that_goes_is_no_change() {
+    let (mut translation, _) = mesh(&[]);
+    let updates = translation.apply([("orders", None)]);
+    assert!(
+        updates
+            .iter()
+            .all(|u| u.put.is_empty() && u.remove.is_empty())
+    );
+}
+
+#[test]
+fn a_service_that_comes_back_has_its_old_versions() {
+    let services = [service("orders", [instance("10.0.0.1:80", 1)])];
+    let (mut translation, mut client) = mesh(&services);
+    client.take(translation.apply([("orders", None)]));
+    client.take(translation.apply(changes(&services)));
+    assert_eq!(client, mesh(&services).1);
+}
+
+#[test]
+fn a_service_without_instances_keeps_cluster_assignment_and_virtual_host() {
+    let (mut translation, mut client) = mesh(&[service("orders", [instance("10.0.0.1:80", 1)])]);
+    let before: Vec<_> = client.resources.keys().cloned().collect();
+    client.take(translation.apply([("orders", Some(&service("orders", [])))]));
+    let after: Vec<_> = client.resources.keys().cloned().collect();
+    assert_eq!(before, after);
+    assert_eq!(domains(&client)[0].1, ["orders", "orders.mesh"]);
+    for kind in ClientKind::ALL {
+        let assignment = client.assignment(kind, "orders");
+        assert_eq!(assignment.cluster_name, "orders");
+        assert_eq!(assignment.endpoints, []);
+    }
+}
+
+#[test]
+fn a_name_that_is_taken_costs_the_other_service_its_second_domain() {
+    let named = |name: &str| service(name, []);
+    let (mut translation, mut client) = mesh(&[named("a"), named("a.mesh")]);
+    let both = vec![
+        ("a".to_owned(), vec!["a".to_owned()]),
+        (
+            "a.mesh".to_owned(),
+            vec!["a.mesh".to_owned(), "a.mesh.mesh".to_owned()],
+        ),
+    ];
+    assert_eq!(domains(&client), both);
+
+    client.take(translation.apply([("a.mesh", None)]));
+    assert_eq!(
+        domains(&client),
+        [("a".into(), vec!["a".into(), "a.mesh".into()])]
+    );
+
+    client.take(translation.apply([("a.mesh", Some(&named("a.mesh")))]));
+    assert_eq!(domains(&client), both);
+
+    client.take(translation.apply([("a", None)]));
+    assert_eq!(domains(&client), both[1..]);
+}
+
+#[test]
+fn a_service_may_come_back_in_other_case_with_one_change() {
+    for (old, new) in [("Orders", "orders"), ("orders", "Orders")] {
+        let (mut translation, mut client) = mesh(&[service(old, [])]);
+        let renamed = service(new, []);
+        let mut changes = [(old, None), (new, Some(&renamed))];
+        changes.sort_by_key(|(name, _)| *name);
+        client.take(translation.apply(changes));
+        assert_eq!(client, mesh(&[renamed]).1, "{old} → {new}");
+    }
+}
+
+#[test]
+fn the_maglev_table_grows_with_the_service_and_does_not_shrink() {
+    let of = |hosts: u8| {
+        let instances = (1..=hosts).map(|i| instance(&format!("10.0.0.{i}:80"), 100));
+        service("orders", instances)
+    };
+    let (mut translation, mut client) = mesh(&[of(3)]);
+    let small = client.table("orders");
+    client.take(translation.apply([("orders", Some(&of(200)))]));
+    let grown = client.table("orders");
+    assert_ne!(small, grown);
+
+    assert_eq!(
+        put_names(&translation.apply([("orders", Some(&of(3)))])),
+        [
+            (ClientKind::Envoy, ResourceType::Endpoint, "orders"),
+            (ClientKind::Grpc, ResourceType::Endpoint, "orders"),
+        ]
+    );
+    client.take(translation.apply([("orders", None)]));
+    client.take(translation.apply([("orders", Some(&of(3)))]));
+    assert_eq!(client.table("orders"), small, "a new cluster begins anew");
+}
+
+#[test]
+fn drained_and_unhealthy_instances_do_not_size_the_table() {
+    let of = |health: Health, weight: u32| {
+        let idle = (1..=200).map(|i| Instance {
+            health: health.clone(),
+            ..instance(&format!("10.0.0.{i}:80"), weight)
+        });
+        service("orders", idle)
+    };
+    let small = mesh(&[service("orders", [])]).1.table("orders");
+    assert_eq!(mesh(&[of(Health::Unhealthy, 100)]).1.table("orders"), small);
+    assert_eq!(mesh(&[of(Health::Healthy, 0)]).1.table("orders"), small);
+    assert_ne!(mesh(&[of(Health::Healthy, 100)]).1.table("orders"), small);
+}
+
+#[test]
+fn weights_beyond_32_bits_are_scaled_and_keep_their_proportions() {
+    let at = |i: u32| SocketAddr::from((std::net::Ipv4Addr::from_bits(0x0a00_0000 + i), 80));
+    let heavy = (1..=430_000).map(|i| instance(&at(i).to_string(), 10_000));
+    let (_, client) = mesh(&[service("orders", heavy)]);
+    let sum = |locality: &LocalityLbEndpoints| -> u64 {
+        let weights = locality
+            .lb_endpoints
+            .iter()
+            .map(|e| e.load_balancing_weight.unwrap().value);
+        weights.map(u64::from).sum()
+    };
+    let envoy = client.assignment(ClientKind::Envoy, "orders");
+    assert!((1 << 30..1 << 32).contains(&sum(&envoy.endpoints[0])));
+    let grpc = client.assignment(ClientKind::Grpc, "orders");
+    assert!(grpc.endpoints[0].load_balancing_weight.unwrap().value > 1 << 30);
+}
