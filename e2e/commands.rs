@@ -176,7 +176,7 @@ fn wrong_usage_exits_with_2_and_says_why() {
                 "--admin-port",
                 "1",
             ],
-            &["--admin-port is Envoy's"],
+            &["--admin-port: only Envoy"],
         ),
         (
             &[
@@ -188,7 +188,7 @@ fn wrong_usage_exits_with_2_and_says_why() {
                 "--address",
                 "localhost:1",
             ],
-            &["a:0"],
+            &["--zookeeper: the server \"a:0\"", "--service: ", "--address: ", "3 problems"],
         ),
         (
             &["services", "--admin", "15014"],
@@ -214,7 +214,7 @@ fn serve_tells_all_problems_of_file_and_flags_at_once() {
             &format!("{path}:3:11: registries[0].root: "),
             &format!("{path}:4:15: xds.listen: "),
             "--admin-listen: `:1`",
-            "4 problems in the configuration",
+            "4 problems",
         ],
     );
     run(&["serve", "--config", "/no/such.yaml"]).says(2, &["/no/such.yaml: cannot be read"]);

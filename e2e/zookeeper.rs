@@ -21,7 +21,7 @@ use zookeeper_client::{Acls, Client, CreateMode, CreateOptions};
 
 use crate::support::{
     proxy::Proxy,
-    zookeeper::{SESSION, ZooKeeper, free_port},
+    zookeeper::{SESSION, SHORT_SESSION, ZooKeeper, free_port},
 };
 
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -69,6 +69,15 @@ async fn read_all(client: &Client, root: &str) -> Znodes {
     all
 }
 
+fn config(connect: &str, root: &str) -> Config {
+    Config {
+        name: "main".to_owned(),
+        connect: connect.to_owned(),
+        root: root.to_owned(),
+        session_timeout: SESSION,
+    }
+}
+
 /// A running watcher, and what its batches add up to.
 struct Mirror {
     batches: mpsc::Receiver<Batch>,
@@ -83,20 +92,14 @@ struct Mirror {
 
 impl Mirror {
     fn start(connect: &str, root: &str) -> Self {
-        Self::start_as(connect, root, |watcher| watcher)
+        Self::start_as(config(connect, root), |watcher| watcher)
     }
 
     fn start_one_shot(connect: &str, root: &str) -> Self {
-        Self::start_as(connect, root, Watcher::only_one_shot)
+        Self::start_as(config(connect, root), Watcher::only_one_shot)
     }
 
-    fn start_as(connect: &str, root: &str, how: impl FnOnce(Watcher) -> Watcher) -> Self {
-        let config = Config {
-            name: "main".to_owned(),
-            connect: connect.to_owned(),
-            root: root.to_owned(),
-            session_timeout: SESSION,
-        };
+    fn start_as(config: Config, how: impl FnOnce(Watcher) -> Watcher) -> Self {
         let metrics = prometheus::Registry::new();
         let registered = Metrics::register(&metrics).unwrap();
         let (sender, batches) = mpsc::channel(4);
@@ -374,13 +377,17 @@ async fn a_session_that_expired_removes_nothing() {
     let proxy = Proxy::start(server.port()).await;
     let client = server.client().await;
     put(&client, "/services/orders/i-1", b"1").await;
-    let mut mirror = Mirror::start(&proxy.connect(), "/services");
+    let config = Config {
+        session_timeout: SHORT_SESSION,
+        ..config(&proxy.connect(), "/services")
+    };
+    let mut mirror = Mirror::start_as(config, |watcher| watcher);
     mirror.until("loaded", |m| m.completed == 1).await;
 
     proxy.pause();
     mirror.until_disconnected().await;
     // Past the session's end; what is proved is that nothing comes of it.
-    sleep(SESSION * 2).await;
+    sleep(SHORT_SESSION * 2).await;
     put(&client, "/services/orders/i-2", b"2").await;
     mirror.assert_silent();
     proxy.resume();

@@ -8,6 +8,7 @@ pub mod bootstrap;
 pub mod clients;
 pub mod completions;
 pub mod dump;
+mod flags;
 mod output;
 pub mod register;
 mod remote;
@@ -46,7 +47,7 @@ Exit status: 0; 1 for a failure at run time; 2 for usage or configuration.";
 #[command(
     arg_required_else_help = true,
     subcommand_required = true,
-    max_term_width = 100
+    verbatim_doc_comment
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -138,8 +139,8 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 
 fn count(problems: &Problems) -> String {
     match problems.0.len() {
-        1 => "1 problem in the configuration".to_owned(),
-        n => format!("{n} problems in the configuration"),
+        1 => "1 problem; nothing was done".to_owned(),
+        n => format!("{n} problems; nothing was done"),
     }
 }
 

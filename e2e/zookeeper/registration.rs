@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Mirror, PATIENCE, put, znodes};
 use crate::support::{
     proxy::Proxy,
-    zookeeper::{SESSION, ZooKeeper},
+    zookeeper::{SHORT_SESSION, ZooKeeper},
 };
 
 fn registration(connect: &str, data: &[u8]) -> Registration {
@@ -19,7 +19,7 @@ fn registration(connect: &str, data: &[u8]) -> Registration {
         service: "orders".to_owned(),
         id: "i-1".to_owned(),
         data: data.to_vec(),
-        session_timeout: SESSION,
+        session_timeout: SHORT_SESSION,
     }
 }
 

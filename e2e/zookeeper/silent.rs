@@ -7,7 +7,7 @@ use tokio::{
 };
 use zookeeper_client::Client;
 
-use super::{Mirror, Status};
+use super::{Config, Mirror, SHORT_SESSION, Status, config};
 
 const PING: [u8; 4] = (-2_i32).to_be_bytes();
 
@@ -53,7 +53,11 @@ async fn a_server_that_answers_pings_alone_is_given_up() {
         }
     });
     assert!(Client::connect(&address).await.is_ok(), "it opens sessions");
-    let mut mirror = Mirror::start(&address, "/services");
+    let config = Config {
+        session_timeout: SHORT_SESSION,
+        ..config(&address, "/services")
+    };
+    let mut mirror = Mirror::start_as(config, |watcher| watcher);
     let gives_up = |status: &Status| matches!(status, Status::Connecting { reason: Some(reason) } if reason.contains("timed out"));
     (mirror.until_state("given up", |s| gives_up(&s.status))).await;
     mirror.assert_silent();

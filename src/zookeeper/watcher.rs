@@ -17,7 +17,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesOrdered};
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -41,16 +41,22 @@ const DEPTH: usize = 2;
 /// Requests that travel as one, and how many such batches travel at once: 500 at depth 4 read a
 /// server out as fast as any (400,000 znodes a second and more).
 const BATCH: usize = 500;
+const BATCHES_IN_FLIGHT: usize = 4;
+/// Of paths in a batch: a server refuses requests of 1 MiB.
+const BATCH_BYTES: usize = 256 * 1024;
 /// The first batches are small, until the size of the replies is known.
 const FIRST_BATCH: usize = 32;
 /// What a batch of replies should not exceed, for the server's memory and ours.
 const REPLY_BYTES: usize = 4 * 1024 * 1024;
-const BATCH_BYTES: usize = 256 * 1024;
-const BATCHES_IN_FLIGHT: usize = 4;
 /// How long a request may take at least; the client itself waits forever.
 const REQUEST: Duration = Duration::from_secs(5);
+/// How long the client may look for a server within the session. It waits longer from attempt to
+/// attempt; with no ephemeral znodes to lose, a new session finds the ensemble sooner.
+const RECONNECT: Duration = Duration::from_secs(1);
 /// How often the same trouble is said again in the log.
 const HINT: Duration = Duration::from_secs(30);
+
+const CONNECTION_LOST: &str = "the connection was lost";
 
 /// Runs until `stop`, then closes the session. `Err` only for what no waiting heals.
 pub async fn watch(
@@ -77,6 +83,10 @@ pub struct Watcher {
     /// How many requests travel as one now.
     batch: usize,
     backoff: Backoff,
+    /// Counts what came and went within a session: no reply outlives its connection.
+    connections: u64,
+    /// When a connection that was lost is given up for a new session.
+    give_up: Option<Instant>,
     /// The trouble that the log heard of last, and when.
     told: Option<(String, Instant)>,
 }
@@ -126,6 +136,8 @@ impl Watcher {
             only_one_shot: false,
             batch: FIRST_BATCH,
             backoff: Backoff::default(),
+            give_up: None,
+            connections: 0,
             told: None,
             config,
             address,
@@ -209,6 +221,7 @@ impl Watcher {
     ) -> Result<End, Error> {
         let batches = self.batches.clone();
         let mut in_flight = InFlight::new();
+        self.give_up = None;
         self.tree.connected(watches);
         loop {
             if let Some(end) = self.take_signals(link, &mut in_flight) {
@@ -230,10 +243,18 @@ impl Watcher {
                     None
                 }
                 signal = link.signal() => self.signal(signal, &mut in_flight),
+                () = sleep_until(self.give_up.unwrap_or_else(Instant::now)), if self.give_up.is_some() => {
+                    Some(End::Lost(CONNECTION_LOST.to_owned()))
+                }
                 Some(answers) = in_flight.next(), if !in_flight.is_empty() => {
                     // What arrived before this reply goes first; it may also void the reply.
-                    (self.take_signals(link, &mut in_flight))
-                        .or_else(|| self.answered(link, answers))
+                    let asked_on = self.connections;
+                    let end = self.take_signals(link, &mut in_flight);
+                    if end.is_some() || asked_on != self.connections {
+                        end
+                    } else {
+                        self.answered(link, answers)
+                    }
                 }
             };
             if let Some(end) = end {
@@ -243,9 +264,6 @@ impl Watcher {
     }
 
     fn answered(&mut self, link: &mut impl Link, answers: Result<Answers, Failure>) -> Option<End> {
-        if self.tree.phase() == Phase::Detached {
-            return None;
-        }
         match answers {
             Ok(answers) => {
                 self.look_at(&answers);
@@ -297,13 +315,17 @@ impl Watcher {
         match signal {
             Signal::Event(change, path) => self.tree.event(change, &path),
             Signal::Disconnected => {
+                self.connections += 1;
                 in_flight.clear();
                 self.metrics.connected.set(0);
-                self.lost("the connection was lost".to_owned());
+                self.lost(CONNECTION_LOST.to_owned());
+                self.give_up = Some(Instant::now() + RECONNECT);
             }
             Signal::Reconnected => {
+                self.connections += 1;
                 in_flight.clear();
                 self.metrics.connected.set(1);
+                self.give_up = None;
                 debug!(registry = %self.config.name, "connected again within the session");
                 self.tree.connected(Watches::Recursive);
             }
