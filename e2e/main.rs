@@ -7,6 +7,7 @@ mod architecture;
 mod commands;
 mod mesh;
 mod proxyless;
+mod rendering;
 mod support;
 mod wire;
 mod zookeeper;

@@ -28,7 +28,7 @@ async fn calls_are_spread_by_weight_and_follow_the_registry() {
     }
     let server = MeshKeeper::start(&zookeeper.connect()).await;
     for library in Library::ALL {
-        let mut client = Client::start(library, &server, "orders");
+        let mut client = Client::start(library, server.xds, "orders");
         assert_eq!(client.tell("ready").await["ready"], true, "{library:?}");
         // Connections to all backends first: the choice is among those that are ready.
         until("all backends", async || {
@@ -41,7 +41,7 @@ async fn calls_are_spread_by_weight_and_follow_the_registry() {
         assert!(found < 4.0, "{library:?}: {counts:?}");
     }
 
-    let mut clients = Library::ALL.map(|library| Client::start(library, &server, "orders"));
+    let mut clients = Library::ALL.map(|library| Client::start(library, server.xds, "orders"));
     for name in &names[1..] {
         tree.delete("orders", name).await;
     }

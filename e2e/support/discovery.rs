@@ -82,8 +82,13 @@ impl Server {
 
     /// Publishes a change of what Envoy is served.
     pub fn change(&self, change: impl FnOnce(&mut Snapshot)) {
+        self.change_all(|snapshots| change(snapshots.of_mut(ClientKind::Envoy)));
+    }
+
+    /// Publishes a change of what anybody is served.
+    pub fn change_all(&self, change: impl FnOnce(&mut Snapshots)) {
         self.snapshots
-            .send_modify(|snapshots| change(Arc::make_mut(snapshots).of_mut(ClientKind::Envoy)));
+            .send_modify(|snapshots| change(Arc::make_mut(snapshots)));
     }
 
     pub fn put(&self, kind: ResourceType, name: &str, version: u64) {

@@ -36,13 +36,18 @@ pub struct Envoy {
 static BASE_ID: AtomicU32 = AtomicU32::new(0);
 
 impl Envoy {
-    /// Started and initialised: its listener is there.
+    /// A sidecar of a real server.
     pub async fn start(server: &MeshKeeper, node: &str) -> Self {
+        Self::of(server.xds, server.outbound, node).await
+    }
+
+    /// Started and initialised: its listener is there.
+    pub async fn of(xds: SocketAddr, outbound: SocketAddr, node: &str) -> Self {
         let folder = TempDir::new().unwrap();
         let admin = free_address();
         let bootstrap = std::process::Command::new(env!("CARGO_BIN_EXE_meshkeeper"))
             .args(["bootstrap", "envoy", "--node-id", node, "--xds"])
-            .arg(server.xds.to_string())
+            .arg(xds.to_string())
             .args(["--admin-port", &admin.port().to_string()])
             .output()
             .unwrap();
@@ -71,7 +76,7 @@ impl Envoy {
             folder,
             http: Http::new(),
             admin,
-            outbound: server.outbound,
+            outbound,
         };
         until("Envoy is live", async || {
             envoy.http.text(envoy.admin, "/ready").await

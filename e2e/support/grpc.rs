@@ -16,7 +16,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{envoy::components, meshkeeper::MeshKeeper, wait::PATIENCE};
+use super::{envoy::components, wait::PATIENCE};
 
 #[derive(Clone, Copy, Debug)]
 pub enum Library {
@@ -35,11 +35,11 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn start(library: Library, server: &MeshKeeper, service: &str) -> Self {
+    pub fn start(library: Library, xds: SocketAddr, service: &str) -> Self {
         let folder = TempDir::new().unwrap();
         let bootstrap = std::process::Command::new(env!("CARGO_BIN_EXE_meshkeeper"))
             .args(["bootstrap", "grpc", "--node-id", "grpc-test", "--xds"])
-            .arg(server.xds.to_string())
+            .arg(xds.to_string())
             .output()
             .unwrap();
         assert!(bootstrap.status.success(), "{bootstrap:?}");
