@@ -188,7 +188,12 @@ fn wrong_usage_exits_with_2_and_says_why() {
                 "--address",
                 "localhost:1",
             ],
-            &["--zookeeper: the server \"a:0\"", "--service: ", "--address: ", "3 problems"],
+            &[
+                "--zookeeper: the server \"a:0\"",
+                "--service: ",
+                "--address: ",
+                "3 problems",
+            ],
         ),
         (
             &["services", "--admin", "15014"],

@@ -55,7 +55,11 @@ mod tests {
         let mut flags = Flags::default();
         let refuse = |_: &str| Err::<(), _>("no".to_owned());
         assert!(flags.check("--a", "", refuse).is_none());
-        assert!(flags.check_given("--b", Some(&String::new()), refuse).is_none());
+        assert!(
+            flags
+                .check_given("--b", Some(&String::new()), refuse)
+                .is_none()
+        );
         assert!(flags.check_given("--c", None, refuse).is_none());
         let problems = flags.finish(Some(())).unwrap_err();
         assert_eq!(problems.to_string(), "--a: no\n--b: no");
