@@ -3,7 +3,7 @@
 //! It refuses to know what the tasks do. Invariant: no task ends in silence; one that returns, fails
 //! or panics before it was asked to stop stops all others, and its name is in the error.
 
-use std::{any::Any, collections::HashMap, future::Future, io, time::Duration};
+use std::{any::Any, collections::HashMap, fs, future::Future, io, time::Duration};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -35,6 +35,8 @@ pub enum Error {
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// The terminal went away; none under `nohup`.
+    hangup: Option<Signal>,
 }
 
 impl Signals {
@@ -43,6 +45,11 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: if hangup_is_ignored() {
+                None
+            } else {
+                Some(signal(SignalKind::hangup())?)
+            },
         })
     }
 
@@ -51,11 +58,31 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
+            Some(()) = recv(self.hangup.as_mut()) => "SIGHUP",
         }
     }
 }
 
-/// Cancelled by the first SIGTERM or SIGINT; a second one ends the process at once, with status 1.
+async fn recv(signal: Option<&mut Signal>) -> Option<()> {
+    signal?.recv().await
+}
+
+/// Whoever started the process with SIGHUP ignored wants it to outlive the terminal.
+fn hangup_is_ignored() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    ignored(&status) & 1 != 0
+}
+
+/// The set of ignored signals, the first signal being bit 0, from a `/proc/PID/status`.
+fn ignored(status: &str) -> u64 {
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .unwrap_or_default();
+    u64::from_str_radix(mask.trim(), 16).unwrap_or_default()
+}
+
+/// Cancelled by the first of them; a second one ends the process at once, with status 1.
 pub fn on_signals() -> io::Result<CancellationToken> {
     let mut signals = Signals::catch()?;
     let stop = CancellationToken::new();
@@ -176,6 +203,13 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ignored_signals_are_read_from_the_status() {
+        let status = "Name:\tx\nSigBlk:\t0000000000000002\nSigIgn:\t0000000000001001\n";
+        assert_eq!(ignored(status), 0x1001);
+        assert_eq!(ignored(""), 0);
+    }
 
     const LONG: Duration = Duration::from_secs(60);
 

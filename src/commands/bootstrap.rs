@@ -8,8 +8,8 @@ use std::{net::IpAddr, process::ExitCode};
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
-use super::{Usage, output};
-use crate::config::value::host_port;
+use super::{flags::Flags, output};
+use crate::config::{Problems, value::host_port};
 
 const EXAMPLES: &str = "\
 Envoy asks with delta ADS and waits for its first configuration before it reports to be ready, so
@@ -36,24 +36,24 @@ pub struct Args {
     client: Client,
 
     /// The control plane's address, as the client reaches it
-    #[arg(long, value_name = "HOST:PORT", value_parser = host_port)]
-    xds: (String, u16),
+    #[arg(long, value_name = "HOST:PORT")]
+    xds: String,
 
     /// What the client calls itself; shown by `meshkeeper clients`
-    #[arg(long, value_name = "ID", value_parser = name)]
+    #[arg(long, value_name = "ID")]
     node_id: String,
 
     /// The group of clients that it belongs to
-    #[arg(long, value_name = "NAME", value_parser = name, default_value = "mesh")]
+    #[arg(long, value_name = "NAME", default_value = "mesh")]
     cluster: String,
 
     /// The zone that it runs in
-    #[arg(long, value_name = "ZONE", value_parser = name)]
+    #[arg(long, value_name = "ZONE")]
     zone: Option<String>,
 
     /// Serve Envoy's own admin page at this port of 127.0.0.1
-    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
-    admin_port: Option<u16>,
+    #[arg(long, value_name = "PORT")]
+    admin_port: Option<String>,
 
     /// How it is written
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Format::Json)]
@@ -77,15 +77,65 @@ enum Format {
 
 impl Args {
     pub fn run(&self) -> anyhow::Result<ExitCode> {
-        let bootstrap = match self.client {
-            Client::Envoy => self.envoy(),
-            Client::Grpc => self.grpc()?,
-        };
+        let bootstrap = self.checked()?.render(self.client);
         output::print(&match self.output {
             Format::Json => serde_json::to_string_pretty(&bootstrap)? + "\n",
             Format::Yaml => serde_yaml::to_string(&bootstrap)?,
         })?;
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// Every flag is checked before any problem is told.
+    fn checked(&self) -> Result<Bootstrap, Problems> {
+        let mut flags = Flags::default();
+        let xds = flags.check("--xds", &self.xds, host_port);
+        let id = flags.check("--node-id", &self.node_id, name);
+        let cluster = flags.check("--cluster", &self.cluster, name);
+        let zone = flags.check_given("--zone", self.zone.as_ref(), name);
+        let admin_port = flags.check_given("--admin-port", self.admin_port.as_ref(), port);
+        if self.client == Client::Grpc {
+            if self.admin_port.is_some() {
+                let message = "only Envoy has an admin page; leave it out for gRPC";
+                flags.refuse("--admin-port", message);
+            }
+            if self.output == Format::Yaml {
+                flags.refuse("--output", "gRPC reads JSON only; leave `yaml` out");
+            }
+        }
+        let made = || {
+            let (host, port) = xds?;
+            Some(Bootstrap {
+                host,
+                port,
+                id: id?,
+                cluster: cluster?,
+                zone,
+                admin_port,
+            })
+        };
+        let made = made();
+        flags.finish(made)
+    }
+}
+
+/// What a bootstrap is made of, checked.
+#[derive(Debug)]
+struct Bootstrap {
+    /// The control plane's; an IPv6 address in brackets.
+    host: String,
+    port: u16,
+    id: String,
+    cluster: String,
+    zone: Option<String>,
+    admin_port: Option<u16>,
+}
+
+impl Bootstrap {
+    fn render(&self, client: Client) -> Value {
+        match client {
+            Client::Envoy => self.envoy(),
+            Client::Grpc => self.grpc(),
+        }
     }
 
     fn envoy(&self) -> Value {
@@ -101,8 +151,7 @@ impl Args {
     }
 
     fn xds_cluster(&self) -> Value {
-        let (host, port) = &self.xds;
-        let host = host.trim_matches(['[', ']']);
+        let host = self.host.trim_matches(['[', ']']);
         let mut cluster = json!({
             "name": XDS_CLUSTER,
             "type": "STATIC",
@@ -110,7 +159,7 @@ impl Args {
             "typed_extension_protocol_options": {HTTP_OPTIONS: http2()},
             "load_assignment": {
                 "cluster_name": XDS_CLUSTER,
-                "endpoints": [{"lb_endpoints": [{"endpoint": {"address": socket(host, *port)}}]}],
+                "endpoints": [{"lb_endpoints": [{"endpoint": {"address": socket(host, self.port)}}]}],
             },
         });
         if host.parse::<IpAddr>().is_err() {
@@ -121,31 +170,20 @@ impl Args {
         cluster
     }
 
-    fn grpc(&self) -> Result<Value, Usage> {
-        if self.admin_port.is_some() {
-            return Err(Usage(
-                "--admin-port is Envoy's; gRPC clients have no admin page, so leave it out".into(),
-            ));
-        }
-        if self.output == Format::Yaml {
-            return Err(Usage(
-                "gRPC reads its bootstrap as JSON only; leave `-o yaml` out".into(),
-            ));
-        }
-        let (host, port) = &self.xds;
-        Ok(json!({
+    fn grpc(&self) -> Value {
+        json!({
             "xds_servers": [{
-                "server_uri": format!("{host}:{port}"),
+                "server_uri": format!("{}:{}", self.host, self.port),
                 "channel_creds": [{"type": "insecure"}],
                 "server_features": ["xds_v3"],
             }],
             "node": self.node(),
-        }))
+        })
     }
 
     fn node(&self) -> Value {
         let mut node = Map::new();
-        node.insert("id".into(), json!(self.node_id));
+        node.insert("id".into(), json!(self.id));
         node.insert("cluster".into(), json!(self.cluster));
         // grpc-js refuses a node without a locality, even an empty one.
         let zone = self
@@ -200,6 +238,16 @@ fn name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+fn port(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err(format!(
+            "`{}` is no port; write a number from 1 to 65535",
+            text.escape_debug()
+        )),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use prost_reflect::{DescriptorPool, DynamicMessage};
@@ -207,15 +255,14 @@ mod tests {
     use super::*;
     use crate::resource::json::DESCRIPTOR_SET;
 
-    fn args(client: Client, host: &str) -> Args {
-        Args {
-            client,
-            xds: (host.into(), 15010),
-            node_id: "sidecar-1".into(),
+    fn bootstrap(host: &str) -> Bootstrap {
+        Bootstrap {
+            host: host.into(),
+            port: 15010,
+            id: "sidecar-1".into(),
             cluster: "mesh".into(),
             zone: Some("a".into()),
             admin_port: None,
-            output: Format::Json,
         }
     }
 
@@ -231,15 +278,15 @@ mod tests {
     #[test]
     fn envoy_knows_every_field() {
         for host in ["10.0.0.1", "[2001:db8::1]", "mesh.internal"] {
-            let mut args = args(Client::Envoy, host);
-            args.admin_port = Some(15000);
-            as_envoy_reads_it(args.envoy());
+            let mut bootstrap = bootstrap(host);
+            bootstrap.admin_port = Some(15000);
+            as_envoy_reads_it(bootstrap.envoy());
         }
     }
 
     #[test]
     fn envoy_asks_with_delta_ads_and_waits_for_its_configuration() {
-        let bootstrap = args(Client::Envoy, "10.0.0.1").envoy();
+        let bootstrap = bootstrap("10.0.0.1").envoy();
         let dynamic = &bootstrap["dynamic_resources"];
         assert_eq!(dynamic["ads_config"]["api_type"], "DELTA_GRPC");
         assert_eq!(dynamic["cds_config"]["initial_fetch_timeout"], "0s");
@@ -254,7 +301,7 @@ mod tests {
             ("[2001:db8::1]", "STATIC", "2001:db8::1"),
             ("mesh.internal", "STRICT_DNS", "mesh.internal"),
         ] {
-            let cluster = args(Client::Envoy, host).xds_cluster();
+            let cluster = bootstrap(host).xds_cluster();
             assert_eq!(cluster["type"], kind, "{host}");
             let endpoint = &cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0];
             assert_eq!(
@@ -267,7 +314,7 @@ mod tests {
     #[test]
     fn grpc_gets_the_server_and_its_node() {
         assert_eq!(
-            args(Client::Grpc, "[::1]").grpc().unwrap(),
+            bootstrap("[::1]").grpc(),
             json!({
                 "xds_servers": [{
                     "server_uri": "[::1]:15010",
@@ -281,18 +328,38 @@ mod tests {
 
     #[test]
     fn a_node_without_a_zone_has_an_empty_locality() {
-        let mut without = args(Client::Grpc, "a");
+        let mut without = bootstrap("a");
         without.zone = None;
-        assert_eq!(without.grpc().unwrap()["node"]["locality"], json!({}));
+        assert_eq!(without.grpc()["node"]["locality"], json!({}));
     }
 
     #[test]
-    fn what_is_envoys_alone_is_refused_for_grpc() {
-        let mut with_port = args(Client::Grpc, "a");
-        with_port.admin_port = Some(1);
-        assert!(with_port.grpc().is_err());
-        let mut as_yaml = args(Client::Grpc, "a");
-        as_yaml.output = Format::Yaml;
-        assert!(as_yaml.grpc().is_err());
+    fn all_problems_are_told_at_once() {
+        let args = Args {
+            client: Client::Grpc,
+            xds: "nowhere".into(),
+            node_id: " ".into(),
+            cluster: "\n".into(),
+            zone: Some(String::new()),
+            admin_port: Some("0".into()),
+            output: Format::Yaml,
+        };
+        let problems = args.checked().unwrap_err().to_string();
+        let flags: Vec<_> = problems
+            .lines()
+            .filter_map(|line| line.split(':').next())
+            .collect();
+        assert_eq!(
+            flags,
+            [
+                "--xds",
+                "--node-id",
+                "--cluster",
+                "--zone",
+                "--admin-port",
+                "--admin-port",
+                "--output"
+            ]
+        );
     }
 }

@@ -5,10 +5,7 @@
 
 mod child;
 
-use std::{
-    collections::BTreeMap, ffi::OsString, net::SocketAddr, pin::pin, process::ExitCode,
-    time::Duration,
-};
+use std::{ffi::OsString, net::SocketAddr, pin::pin, process::ExitCode, time::Duration};
 
 use anyhow::anyhow;
 use serde_json::{Map, Value, json};
@@ -19,9 +16,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::child::Child;
-use super::{Logs, Usage};
+use super::{Logs, flags::Flags};
 use crate::{
-    config::value,
+    config::{Problems, value},
     model::Weight,
     shutdown::Signals,
     zookeeper::register::{Registration, hold},
@@ -45,36 +42,36 @@ const DEREGISTER: Duration = Duration::from_secs(10);
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// The ZooKeeper ensemble: HOST:PORT[,HOST:PORT…][/CHROOT]
-    #[arg(long, value_name = "CONNECT", value_parser = value::connect)]
+    #[arg(long, value_name = "CONNECT")]
     zookeeper: String,
 
     /// The service's name
-    #[arg(long, value_name = "NAME", value_parser = service)]
+    #[arg(long, value_name = "NAME")]
     service: String,
 
     /// The address that clients reach the instance at
-    #[arg(long, value_name = "IP:PORT", value_parser = address)]
-    address: SocketAddr,
+    #[arg(long, value_name = "IP:PORT")]
+    address: String,
 
     /// The share of requests, relative to other instances: 0 (drain) to 10000 [default: 100]
-    #[arg(long, value_name = "N", value_parser = weight)]
-    weight: Option<Weight>,
+    #[arg(long, value_name = "N")]
+    weight: Option<String>,
 
     /// The zone that the instance runs in
-    #[arg(long, value_name = "ZONE", value_parser = zone)]
+    #[arg(long, value_name = "ZONE")]
     zone: Option<String>,
 
     /// Metadata of the instance; may be given several times
-    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
-    meta: Vec<(String, String)>,
+    #[arg(long, value_name = "KEY=VALUE")]
+    meta: Vec<String>,
 
     /// The znode that services register below
-    #[arg(long, value_name = "PATH", value_parser = value::root, default_value = "/services")]
+    #[arg(long, value_name = "PATH", default_value = "/services")]
     root: String,
 
     /// How long the ensemble waits for a lost registration to return
-    #[arg(long, value_name = "DURATION", value_parser = value::session_timeout, default_value = "10s")]
-    session_timeout: Duration,
+    #[arg(long, value_name = "DURATION", default_value = "10s")]
+    session_timeout: String,
 
     #[command(flatten)]
     logs: Logs,
@@ -98,39 +95,65 @@ impl Args {
         })
     }
 
-    fn registration(&self) -> Result<Registration, Usage> {
-        Ok(Registration {
-            connect: self.zookeeper.clone(),
-            root: self.root.clone(),
-            service: self.service.clone(),
-            id: self.address.to_string(),
-            data: self.payload()?.to_string().into_bytes(),
-            session_timeout: self.session_timeout,
-        })
+    /// Every flag is checked before any problem is told.
+    fn registration(&self) -> Result<Registration, Problems> {
+        let mut flags = Flags::default();
+        let connect = flags.check("--zookeeper", &self.zookeeper, value::connect);
+        let service = flags.check("--service", &self.service, service);
+        let address = flags.check("--address", &self.address, address);
+        let root = flags.check("--root", &self.root, value::root);
+        let session_timeout = flags.check(
+            "--session-timeout",
+            &self.session_timeout,
+            value::session_timeout,
+        );
+        let data = self.optional(&mut flags);
+        let made = || {
+            let address = address?;
+            Some(Registration {
+                connect: connect?,
+                root: root?,
+                service: service?,
+                id: address.to_string(),
+                data: payload(address, data).into_bytes(),
+                session_timeout: session_timeout?,
+            })
+        };
+        let made = made();
+        flags.finish(made)
     }
 
-    /// The simple JSON form; what was not given is left to its default.
-    fn payload(&self) -> Result<Value, Usage> {
-        let mut payload = Map::new();
-        payload.insert("address".into(), json!(self.address.ip()));
-        payload.insert("port".into(), json!(self.address.port()));
-        if let Some(weight) = self.weight {
-            payload.insert("weight".into(), json!(weight));
+    /// The part of the payload that may be left out; what was not given has a default elsewhere.
+    fn optional(&self, flags: &mut Flags) -> Map<String, Value> {
+        let mut data = Map::new();
+        if let Some(weight) = flags.check_given("--weight", self.weight.as_ref(), weight) {
+            data.insert("weight".into(), json!(weight));
         }
-        if let Some(zone) = &self.zone {
-            payload.insert("zone".into(), json!(zone));
+        if let Some(zone) = flags.check_given("--zone", self.zone.as_ref(), zone) {
+            data.insert("zone".into(), json!(zone));
         }
-        let mut metadata = BTreeMap::new();
-        for (key, value) in &self.meta {
-            if metadata.insert(key, value).is_some() {
-                return Err(Usage(format!("--meta has `{key}` twice; give it once")));
+        let mut metadata = Map::new();
+        for text in &self.meta {
+            let Some((key, value)) = flags.check("--meta", text, pair) else {
+                continue;
+            };
+            if metadata.contains_key(&key) {
+                flags.refuse("--meta", format!("`{key}` stands twice; give it once"));
             }
+            metadata.insert(key, json!(value));
         }
         if !metadata.is_empty() {
-            payload.insert("metadata".into(), json!(metadata));
+            data.insert("metadata".into(), Value::Object(metadata));
         }
-        Ok(Value::Object(payload))
+        data
     }
+}
+
+/// The simple JSON form.
+fn payload(address: SocketAddr, mut data: Map<String, Value>) -> String {
+    data.insert("address".into(), json!(address.ip()));
+    data.insert("port".into(), json!(address.port()));
+    Value::Object(data).to_string()
 }
 
 /// Holds the registration and says when it stands.
@@ -217,33 +240,46 @@ fn signals() -> anyhow::Result<mpsc::Receiver<&'static str>> {
 
 /// A znode's name.
 fn service(text: &str) -> Result<String, String> {
+    let shown = text.escape_debug();
     if text.is_empty() || text == "." || text == ".." {
-        return Err("it is no znode's name; write one as in `orders`".to_owned());
+        return Err(format!(
+            "`{shown}` is no znode's name; write one as in `orders`"
+        ));
     }
     if text.contains('/') || text.chars().any(char::is_control) {
-        return Err(
-            "it holds `/` or control characters, which no znode's name can have".to_owned(),
-        );
+        return Err(format!(
+            "`{shown}` holds `/` or control characters, which no znode's name can have"
+        ));
     }
     Ok(text.to_owned())
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
-    let address: SocketAddr = text
-        .parse()
-        .map_err(|_| "instances register an IP and a port, as in `10.0.0.7:8080`".to_owned())?;
+    let shown = text.escape_debug();
+    let Ok(address) = text.parse::<SocketAddr>() else {
+        return Err(format!(
+            "`{shown}` is no IP and port; write them as in `10.0.0.7:8080`"
+        ));
+    };
     if address.port() == 0 {
-        return Err("port 0 is none that clients can reach; write the real one".to_owned());
+        return Err(format!(
+            "`{shown}` has port 0, which nobody can reach; write the real one"
+        ));
     }
     if address.ip().is_unspecified() {
-        return Err("clients cannot reach this address; write the machine's own IP".to_owned());
+        return Err(format!(
+            "`{shown}` is no place to reach; write the machine's own IP"
+        ));
     }
     Ok(address)
 }
 
 fn weight(text: &str) -> Result<Weight, String> {
     let weight = text.parse().ok().and_then(Weight::new);
-    weight.ok_or_else(|| "it must be a whole number from 0 to 10000".to_owned())
+    weight.ok_or_else(|| {
+        let shown = text.escape_debug();
+        format!("`{shown}` is no weight; write a whole number from 0 to 10000")
+    })
 }
 
 fn zone(text: &str) -> Result<String, String> {
@@ -256,7 +292,10 @@ fn zone(text: &str) -> Result<String, String> {
 fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("write it as KEY=VALUE".to_owned()),
+        _ => Err(format!(
+            "`{}` is no pair; write it as KEY=VALUE",
+            text.escape_debug()
+        )),
     }
 }
 

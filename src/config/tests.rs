@@ -54,6 +54,22 @@ fn the_documented_file_equals_the_defaults() {
 }
 
 #[test]
+fn an_empty_suffix_is_written_in_quotes() {
+    assert_eq!(
+        parse("mesh: {domainSuffix: \"\"}")
+            .unwrap()
+            .mesh
+            .domain_suffix,
+        ""
+    );
+    assert_problem(
+        "mesh: {domainSuffix: }",
+        "m.yaml:1:8: mesh.domainSuffix: ",
+        "is empty",
+    );
+}
+
+#[test]
 fn nothing_at_all_gives_the_defaults() {
     for text in ["", "\n# nothing\n", "---\n", "xds:\nadmin:\nmesh:\n", "{}"] {
         assert_eq!(parse(text).unwrap(), defaults(), "{text:?}");

@@ -167,7 +167,7 @@ pub fn format(text: &str) -> Result<FormatChoice, String> {
     text.parse().map_err(|error: FormatError| error.to_string())
 }
 
-/// A DNS name that services are also found under.
+/// A DNS name that services are also found under; empty for none.
 pub fn domain_suffix(text: &str) -> Result<String, String> {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -177,7 +177,7 @@ pub fn domain_suffix(text: &str) -> Result<String, String> {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    if text.len() <= 200 && text.split('.').all(label) {
+    if text.is_empty() || (text.len() <= 200 && text.split('.').all(label)) {
         return Ok(text.to_owned());
     }
     Err(format!(
@@ -301,7 +301,8 @@ mod tests {
     #[test]
     fn suffixes_are_lower_case_domains() {
         assert!(domain_suffix("svc.example").is_ok());
-        for text in ["", "Mesh", "a..b", "-a", "a.", ".a", "ü"] {
+        assert!(domain_suffix("").is_ok());
+        for text in ["Mesh", "a..b", "-a", "a.", ".a", "ü"] {
             assert!(domain_suffix(text).is_err(), "{text}");
         }
     }

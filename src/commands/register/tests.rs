@@ -60,8 +60,10 @@ fn weight_zone_and_metadata_are_in_the_payload() {
         "--meta",
         "q=a=b",
     ];
+    let registration = parse(&more).unwrap().registration().unwrap();
+    let data: Value = serde_json::from_slice(&registration.data).unwrap();
     assert_eq!(
-        parse(&more).unwrap().payload().unwrap(),
+        data,
         json!({
             "address": "10.0.0.7", "port": 8080, "weight": 0, "zone": "a",
             "metadata": {"version": "v2", "q": "a=b"},
@@ -71,9 +73,8 @@ fn weight_zone_and_metadata_are_in_the_payload() {
 
 #[test]
 fn what_a_registry_would_refuse_is_refused_here() {
-    for more in [
+    for [flag, text] in [
         ["--weight", "10001"],
-        ["--weight", "-1"],
         ["--weight", "many"],
         ["--zone", " "],
         ["--meta", "version"],
@@ -81,7 +82,8 @@ fn what_a_registry_would_refuse_is_refused_here() {
         ["--root", "services"],
         ["--session-timeout", "10"],
     ] {
-        assert!(parse(&more).is_err(), "{more:?}");
+        let problems = parse(&[flag, text]).unwrap().registration().unwrap_err();
+        assert!(problems.to_string().starts_with(flag), "{problems}");
     }
     for text in [
         "localhost:80",
@@ -96,10 +98,23 @@ fn what_a_registry_would_refuse_is_refused_here() {
     for text in ["", ".", "..", "a/b", "a\n"] {
         assert!(service(text).is_err(), "{text}");
     }
-    let twice = parse(&["--meta", "a=1", "--meta", "a=2"])
+}
+
+#[test]
+fn all_problems_are_told_at_once() {
+    let more = [
+        "--weight", "x", "--meta", "a=1", "--meta", "a=2", "--root", "x",
+    ];
+    let problems = parse(&more)
         .unwrap()
-        .payload();
-    assert!(twice.unwrap_err().to_string().contains("`a` twice"));
+        .registration()
+        .unwrap_err()
+        .to_string();
+    let flags: Vec<_> = problems
+        .lines()
+        .filter_map(|line| line.split(':').next())
+        .collect();
+    assert_eq!(flags, ["--root", "--weight", "--meta"]);
 }
 
 #[test]
