@@ -1,7 +1,12 @@
 //! Tests on the real server: in process, then with real ZooKeeper, Envoy and gRPC.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_precision_loss)]
 
 mod admin;
+mod architecture;
+mod commands;
+mod mesh;
+mod proxyless;
 mod support;
 mod wire;
+mod zookeeper;

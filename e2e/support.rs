@@ -1,5 +1,15 @@
 //! What the tests start and talk through. Everything binds free ports of the loopback interface and
 //! ends with the test.
 
+pub mod backend;
 pub mod discovery;
+pub mod envoy;
+pub mod grpc;
+pub mod http;
+pub mod meshkeeper;
+pub mod proxy;
 pub mod raw;
+pub mod traffic;
+pub mod tree;
+pub mod wait;
+pub mod zookeeper;

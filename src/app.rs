@@ -1,1 +1,288 @@
-//! To come.
+//! Builds the parts, joins them and runs them until they are asked to stop.
+//!
+//! It refuses to know what any part does. The addresses that were bound are known before anything
+//! runs, so that port 0 can be asked for. Invariant: every task is one of [`Tasks`], so none ends in
+//! silence; and everything that can fail at the start fails before the first task runs.
+
+use std::{convert::Infallible, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic_health::{ServingStatus, server::HealthReporter};
+use tracing::info;
+
+use crate::{
+    admin::{self, Sources},
+    config::{self, Config},
+    publish::{Publisher, Readers},
+    readiness::Readiness,
+    registry::{self, Index},
+    resource::{ClientKind, Resource, ResourceType, json::DESCRIPTOR_SET},
+    shutdown::{self, Tasks},
+    snapshot::Snapshots,
+    telemetry,
+    translate::{self, Translation},
+    xds::{self, clients::Clients, session::Context},
+    zookeeper::{self, State, Status},
+};
+
+/// How long streams and sessions get to end in order.
+pub const DRAIN: Duration = Duration::from_secs(10);
+
+/// Batches that wait for the publisher; the watcher stops reading when it is full.
+const BATCHES: usize = 64;
+
+/// Why the parts could not be joined.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{what}: cannot listen on {address}: {source}; free the port or set another")]
+    Listen {
+        what: &'static str,
+        address: SocketAddr,
+        source: io::Error,
+    },
+    #[error("no registry is configured")]
+    NoRegistry,
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    #[error("server reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// A server whose ports are bound and whose tasks run.
+#[derive(Debug)]
+pub struct App {
+    pub xds: SocketAddr,
+    pub admin: SocketAddr,
+    tasks: Tasks,
+    stop: CancellationToken,
+}
+
+/// Serves until SIGTERM or SIGINT, or until a task ends early.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let stop = shutdown::on_signals()?;
+    Ok(start(&config, stop).await?.run().await?)
+}
+
+/// Binds the ports and starts every task; they end when `stop` is cancelled.
+pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Error> {
+    let registry = config.registries.first().ok_or(Error::NoRegistry)?;
+    let metrics = telemetry::metrics()?;
+    let xds_listener = listen("xds", config.xds.listen).await?;
+    let admin_listener = listen("admin", config.admin.listen).await?;
+    let (publisher, readers) = publisher(config, registry, &metrics)?;
+    let xds_metrics = xds::metrics::Metrics::register(&metrics)?;
+    let zookeeper_metrics = zookeeper::Metrics::register(&metrics)?;
+    let clients = Clients::new(xds_metrics.clone());
+    let (health, routes) = health_and_reflection()?;
+    let readiness = Readiness::new();
+    readiness.pending(&pending_name(&registry.name));
+    let app_addresses = (
+        local(&xds_listener, config.xds.listen),
+        local(&admin_listener, config.admin.listen),
+    );
+
+    let mut tasks = Tasks::new();
+    let (batches, queue) = mpsc::channel(BATCHES);
+    let (state, states) = watch::channel(State::new());
+    let watched = zookeeper_config(registry);
+    tasks.spawn(
+        "zookeeper",
+        zookeeper::watch(watched, zookeeper_metrics, batches, state, stop.clone()),
+    );
+    tasks.spawn("publish", async move {
+        publisher.run(queue).await;
+        Ok::<_, Infallible>(())
+    });
+    let context = Context {
+        snapshots: readers.snapshots.clone(),
+        clients: clients.clone(),
+        metrics: xds_metrics,
+        stop: stop.clone(),
+    };
+    tasks.spawn("xds", xds::server::serve(xds_listener, context, routes));
+    let reporter = Reporter {
+        name: registry.name.clone(),
+        readiness: readiness.clone(),
+        health,
+        states,
+        snapshots: readers.snapshots.clone(),
+        stop: stop.clone(),
+    };
+    tasks.spawn("readiness", reporter.run());
+    let sources = sources(&readers, readiness, metrics, clients);
+    tasks.spawn("admin", admin::serve(admin_listener, sources, stop.clone()));
+
+    let (xds, admin) = app_addresses;
+    info!(%xds, %admin, registry = registry.name, zookeeper = registry.connect, "serving");
+    Ok(App {
+        xds,
+        admin,
+        tasks,
+        stop,
+    })
+}
+
+impl App {
+    /// Until `stop` is cancelled and everything has drained, or a task ends early.
+    pub async fn run(self) -> Result<(), shutdown::Error> {
+        self.tasks.run_until(self.stop, DRAIN).await
+    }
+}
+
+async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|source| Error::Listen {
+        what,
+        address,
+        source,
+    })
+}
+
+/// The port that was found where 0 was asked for.
+fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
+    listener.local_addr().unwrap_or(asked)
+}
+
+fn publisher(
+    config: &Config,
+    registry: &config::Registry,
+    metrics: &prometheus::Registry,
+) -> Result<(Publisher, Readers), Error> {
+    let index = Index::new(registry::Config {
+        name: registry.name.clone(),
+        root: registry.root.clone(),
+        format: registry.format,
+    });
+    let translation = Translation::new(translate::Config {
+        outbound_listen: config.mesh.outbound_listen,
+        domain_suffix: config.mesh.domain_suffix.clone(),
+    });
+    Ok(Publisher::new(
+        index,
+        translation,
+        registry::Metrics::register(metrics)?,
+    ))
+}
+
+fn zookeeper_config(registry: &config::Registry) -> zookeeper::Config {
+    zookeeper::Config {
+        name: registry.name.clone(),
+        connect: registry.connect.clone(),
+        root: registry.root.clone(),
+        session_timeout: registry.session_timeout,
+    }
+}
+
+/// What else is served on the xDS port.
+fn health_and_reflection() -> Result<(HealthReporter, Routes), Error> {
+    let (health, service) = tonic_health::server::health_reporter();
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    Ok((health, Routes::new(service).add_service(reflection)))
+}
+
+fn sources(
+    readers: &Readers,
+    readiness: Readiness,
+    metrics: prometheus::Registry,
+    clients: Clients,
+) -> Sources {
+    let snapshots = readers.snapshots.clone();
+    Sources {
+        registry: readers.registry.clone(),
+        readiness,
+        metrics,
+        clients: Arc::new(move || clients.list()),
+        resources: Arc::new(move |client, kind| resources(&snapshots, client, kind)),
+    }
+}
+
+fn resources(
+    snapshots: &watch::Receiver<Arc<Snapshots>>,
+    client: ClientKind,
+    kind: ResourceType,
+) -> Vec<Arc<Resource>> {
+    let snapshots = snapshots.borrow().clone();
+    snapshots.of(client).set(kind).iter().cloned().collect()
+}
+
+fn pending_name(registry: &str) -> String {
+    format!("registry {registry}")
+}
+
+/// Tells probes whether the server serves, and operators what is odd.
+struct Reporter {
+    name: String,
+    readiness: Readiness,
+    health: HealthReporter,
+    states: watch::Receiver<State>,
+    snapshots: watch::Receiver<Arc<Snapshots>>,
+    stop: CancellationToken,
+}
+
+impl Reporter {
+    async fn run(mut self) -> Result<(), Infallible> {
+        let registry = pending_name(&self.name);
+        self.health
+            .set_service_status("", ServingStatus::NotServing)
+            .await;
+        let mut served = false;
+        loop {
+            let loaded = self.snapshots.borrow_and_update().loaded;
+            if loaded && !served {
+                served = true;
+                self.readiness.done(&registry);
+                self.health
+                    .set_service_status("", ServingStatus::Serving)
+                    .await;
+            }
+            self.note_state();
+            tokio::select! {
+                () = self.stop.cancelled() => break,
+                Ok(()) = self.snapshots.changed(), if !served => {}
+                Ok(()) = self.states.changed() => {}
+                else => break,
+            }
+        }
+        self.stop.cancelled().await;
+        self.readiness.pending("the server stops");
+        self.health
+            .set_service_status("", ServingStatus::NotServing)
+            .await;
+        Ok(())
+    }
+
+    fn note_state(&mut self) {
+        let subject = format!("zookeeper {}", self.name);
+        let state = self.states.borrow_and_update().clone();
+        match &state.status {
+            Status::Synced => self.readiness.clear_note(&subject),
+            status => self
+                .readiness
+                .note(&subject, &Ago(status, state.since).to_string()),
+        }
+    }
+}
+
+/// A state with the time of day since when it holds.
+struct Ago<'a>(&'a Status, Instant);
+
+impl fmt::Display for Ago<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let since = std::time::SystemTime::now() - self.1.elapsed();
+        write!(
+            f,
+            "{} (since {})",
+            self.0,
+            prost_types::Timestamp::from(since)
+        )
+    }
+}

@@ -15,6 +15,7 @@ use serde::{Serialize, Serializer};
 
 use self::check::Checker;
 pub use self::problem::{Place, Problem, Problems};
+use crate::registry::format::FormatChoice;
 
 /// Over any sensible configuration, and short enough to be searched for each problem's line.
 const FILE_LIMIT: u64 = 1 << 20;
@@ -39,8 +40,8 @@ pub struct Registry {
     /// `host:port[,host:port…][/chroot]`.
     pub connect: String,
     pub root: String,
-    /// One of [`value::FORMATS`].
-    pub format: String,
+    #[serde(serialize_with = "format")]
+    pub format: FormatChoice,
     #[serde(serialize_with = "duration")]
     pub session_timeout: Duration,
 }
@@ -81,7 +82,7 @@ impl Default for Registry {
             name: "main".to_owned(),
             connect: "127.0.0.1:2181".to_owned(),
             root: "/services".to_owned(),
-            format: "auto".to_owned(),
+            format: FormatChoice::Auto,
             session_timeout: Duration::from_secs(10),
         }
     }
@@ -166,6 +167,12 @@ impl Config {
     pub fn to_yaml(&self) -> String {
         serde_yaml::to_string(self).unwrap_or_default()
     }
+}
+
+/// By reference because serde asks so.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn format<S: Serializer>(format: &FormatChoice, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(format)
 }
 
 fn duration<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

@@ -1,2 +1,7 @@
 //! The `meshkeeper` binary: parses the command line and hands over.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    meshkeeper::commands::main()
+}

@@ -1,1 +1,142 @@
-//! To come.
+//! The loop between the registry and the clients: batches in, snapshots out.
+//!
+//! It refuses to know znodes, payloads and messages; it owns the three machines that do and is their
+//! only writer. Batches that wait are taken together, so a burst is translated once and a quiet
+//! registry publishes at once. Invariant: nothing is published before the registry was mirrored
+//! completely, and what is published then shows exactly what the registry shows.
+
+use std::{sync::Arc, time::Instant};
+
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, info};
+
+use crate::{
+    registry::{self, Batch, Changes, Index, View},
+    snapshot::Snapshots,
+    translate::{Translation, Update},
+};
+
+/// Batches that are taken into one publication at most, so that a steady stream of them cannot put
+/// it off for ever.
+const BATCHES_AT_ONCE: usize = 256;
+
+/// The single writer of the mirror and of the snapshots.
+#[derive(Debug)]
+pub struct Publisher {
+    index: Index,
+    translation: Translation,
+    snapshots: Snapshots,
+    metrics: registry::Metrics,
+    registry: watch::Sender<View>,
+    resources: watch::Sender<Arc<Snapshots>>,
+}
+
+/// Where the publications can be read.
+#[derive(Clone, Debug)]
+pub struct Readers {
+    pub registry: watch::Receiver<View>,
+    pub snapshots: watch::Receiver<Arc<Snapshots>>,
+}
+
+impl Publisher {
+    pub fn new(
+        index: Index,
+        translation: Translation,
+        metrics: registry::Metrics,
+    ) -> (Self, Readers) {
+        let (registry, registry_reader) = watch::channel(View::default());
+        let (resources, snapshots) = watch::channel(Arc::default());
+        let snapshots_now = Snapshots::default();
+        let readers = Readers {
+            registry: registry_reader,
+            snapshots,
+        };
+        let publisher = Self {
+            index,
+            translation,
+            snapshots: snapshots_now,
+            metrics,
+            registry,
+            resources,
+        };
+        (publisher, readers)
+    }
+
+    /// Runs until the sender of batches is gone.
+    pub async fn run(mut self, mut batches: mpsc::Receiver<Batch>) {
+        while let Some(batch) = batches.recv().await {
+            let observed = Instant::now();
+            let mut changes = self.index.apply(batch);
+            for _ in 1..BATCHES_AT_ONCE {
+                let Ok(batch) = batches.try_recv() else {
+                    break;
+                };
+                changes.append(&mut self.index.apply(batch));
+            }
+            self.publish(changes, observed);
+        }
+    }
+
+    fn publish(&mut self, changes: Changes, observed: Instant) {
+        let view = self.index.view();
+        if self.index.loaded() {
+            self.translate(&view, changes, observed);
+        }
+        self.metrics
+            .set(&self.index.config().name, self.index.counts());
+        self.registry.send_replace(view);
+    }
+
+    fn translate(&mut self, view: &View, mut changes: Changes, observed: Instant) {
+        let first = !std::mem::replace(&mut self.snapshots.loaded, true);
+        if first {
+            changes.extend(view.services.keys().cloned());
+        }
+        let services = changes
+            .iter()
+            .map(|name| (&**name, view.services.get(name)));
+        let services = services.map(|(name, service)| (name, service.map(|service| &**service)));
+        let updates = self.translation.apply(services);
+        let written = updates
+            .into_iter()
+            .map(|update| self.take(update))
+            .sum::<usize>();
+        if written > 0 || first {
+            self.snapshots.observed = Some(observed);
+            self.resources
+                .send_replace(Arc::new(self.snapshots.clone()));
+        }
+        let took = observed.elapsed();
+        if first {
+            let (services, resources) = (view.services.len(), written);
+            info!(
+                services,
+                resources,
+                ?took,
+                "the registry is loaded and rendered"
+            );
+        } else {
+            debug!(
+                services = changes.len(),
+                resources = written,
+                ?took,
+                "published"
+            );
+        }
+    }
+
+    /// Returns how many resources changed.
+    fn take(&mut self, update: Update) -> usize {
+        let snapshot = self.snapshots.of_mut(update.client);
+        let removed = update
+            .remove
+            .into_iter()
+            .map(|(kind, name)| snapshot.remove(kind, &name));
+        let removed = removed.filter(|changed| *changed).count();
+        let put = update
+            .put
+            .into_iter()
+            .map(|resource| snapshot.put(resource));
+        removed + put.filter(|changed| *changed).count()
+    }
+}

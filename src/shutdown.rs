@@ -6,7 +6,7 @@
 use std::{any::Any, collections::HashMap, future::Future, io, time::Duration};
 
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     task::{Id, JoinError, JoinSet},
     time::{Instant, timeout_at},
 };
@@ -30,26 +30,43 @@ pub enum Error {
     },
 }
 
+/// The signals that ask the process to end.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From here on these signals do nothing by themselves.
+    pub fn catch() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// The name of the next one.
+    pub async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
 /// Cancelled by the first SIGTERM or SIGINT; a second one ends the process at once, with status 1.
 pub fn on_signals() -> io::Result<CancellationToken> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut signals = Signals::catch()?;
     let stop = CancellationToken::new();
     let token = stop.clone();
     tokio::spawn(async move {
-        for round in 0..2 {
-            let name = tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
-            };
-            if round == 0 {
-                tracing::info!(signal = name, "stopping; a second signal stops at once");
-                token.cancel();
-            } else {
-                tracing::warn!(signal = name, "stopped at once");
-                std::process::exit(1);
-            }
-        }
+        let signal = signals.next().await;
+        tracing::info!(signal, "stopping; a second signal stops at once");
+        token.cancel();
+        let signal = signals.next().await;
+        tracing::warn!(signal, "stopped at once");
+        std::process::exit(1);
     });
     Ok(stop)
 }

@@ -56,7 +56,9 @@ where
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(writer)
-        .with_ansi(false);
+        .with_ansi(false)
+        // A reader that hung up would turn the complaint about it into a panic.
+        .log_internal_errors(false);
     match format {
         Format::Text => builder.try_init(),
         Format::Json => builder.json().flatten_event(true).try_init(),

@@ -97,10 +97,10 @@ tls: {}
             "m.yaml:2:5: registries[0].conect: ",
             "did you mean `connect`?",
         ),
-        ("m.yaml:3:11: registries[0].root: ", "must begin with `/`"),
+        ("m.yaml:3:11: registries[0].root: ", "/services"),
         (
             "m.yaml:4:13: registries[0].format: ",
-            "auto, plain, curator",
+            "auto, plain or curator",
         ),
         ("m.yaml:5:21: registries[0].sessionTimeout: ", "write `10s`"),
         ("m.yaml:6:16: xds.listen: ", "`0.0.0.0:15010`"),
@@ -217,7 +217,7 @@ fn flags_win_over_the_file() {
 #[test]
 fn problems_of_flags_name_the_flag_beside_those_of_the_file() {
     let flags = Flags {
-        zookeeper: Some("zk".into()),
+        zookeeper: Some("zk:".into()),
         root: Some("apps".into()),
         xds_listen: Some("1".into()),
         admin_listen: Some("localhost:15014".into()),

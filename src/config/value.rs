@@ -9,12 +9,10 @@ use std::{
 };
 
 use super::LoadBalancing;
-
-/// What `format` may say.
-pub const FORMATS: [&str; 6] = ["auto", "plain", "curator", "dubbo", "serverset", "nerve"];
-
-/// The formats that are read today.
-const READ: [&str; 3] = ["auto", "plain", "curator"];
+use crate::{
+    registry::format::{FormatChoice, FormatError},
+    zookeeper::{check_connect, check_root},
+};
 
 /// A ZooKeeper server bounds what it grants to its own 2–20 ticks; beyond this nothing is sensible.
 const SESSION_TIMEOUT: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(600)];
@@ -128,16 +126,7 @@ pub fn registry_name(text: &str) -> Result<String, String> {
 
 /// `host:port[,host:port…][/chroot]`.
 pub fn connect(text: &str) -> Result<String, String> {
-    let (servers, chroot) = match text.find('/') {
-        Some(slash) => text.split_at(slash),
-        None => (text, ""),
-    };
-    if !chroot.is_empty() {
-        path(chroot).map_err(|why| format!("the chroot `{}` {why}", shown(chroot)))?;
-    }
-    servers
-        .split(',')
-        .try_for_each(|server| host_port(server).map(drop))?;
+    check_connect(text)?;
     Ok(text.to_owned())
 }
 
@@ -170,47 +159,12 @@ pub fn host_port(text: &str) -> Result<(String, u16), String> {
 
 /// The path of the znode that holds the services.
 pub fn root(text: &str) -> Result<String, String> {
-    path(text).map_err(|why| format!("`{}` {why}", shown(text)))?;
+    check_root(text)?;
     Ok(text.to_owned())
 }
 
-/// ZooKeeper's rules for paths.
-fn path(text: &str) -> Result<(), &'static str> {
-    if !text.starts_with('/') {
-        return Err("is no znode path: it must begin with `/`, as in `/services`");
-    }
-    if text == "/" {
-        return Ok(());
-    }
-    if text.ends_with('/') {
-        return Err("must not end with `/`; leave it out");
-    }
-    if text.contains("//") {
-        return Err("holds an empty part (`//`); leave out one `/`");
-    }
-    if text.split('/').any(|part| matches!(part, "." | "..")) {
-        return Err("holds `.` or `..`, which ZooKeeper does not follow; write the full path");
-    }
-    if text.chars().any(char::is_control) {
-        return Err("holds control characters, which no znode's name can have");
-    }
-    Ok(())
-}
-
-pub fn format(text: &str) -> Result<String, String> {
-    if READ.contains(&text) {
-        return Ok(text.to_owned());
-    }
-    let known = READ.join(", ");
-    if FORMATS.contains(&text) {
-        return Err(format!(
-            "`{text}` is not supported yet; write one of {known}"
-        ));
-    }
-    Err(format!(
-        "`{}` is no format; write one of {known}",
-        shown(text)
-    ))
+pub fn format(text: &str) -> Result<FormatChoice, String> {
+    text.parse().map_err(|error: FormatError| error.to_string())
 }
 
 /// A DNS name that services are also found under.
@@ -322,44 +276,14 @@ mod tests {
     }
 
     #[test]
-    fn connect_strings_have_servers_with_ports_and_perhaps_a_chroot() {
-        for text in [
-            "127.0.0.1:2181",
-            "a:1,b:2,c:3",
-            "zk-0.zk.default.svc:2181/mesh/prod",
-            "[::1]:2181",
-            "a:1/",
-        ] {
-            assert!(connect(text).is_ok(), "{text}");
+    fn a_host_and_port_are_a_name_or_an_ip_and_a_number() {
+        for text in ["127.0.0.1:2181", "zk-0.zk.default.svc:1", "[::1]:65535"] {
+            assert!(host_port(text).is_ok(), "{text}");
         }
         for text in [
-            "",
-            "a",
-            "a:",
-            "a:0",
-            "a:99999",
-            ":2181",
-            "a:1,,b:2",
-            "a:1,",
-            "/chroot",
-            "::1:2181",
-            "a b:1",
-            "a:1//x",
-            "a:1/x/",
-            "a:1/./x",
-            "http://a:1",
-            "a:+1",
+            "", "a", "a:", "a:0", "a:99999", ":1", "::1:1", "a b:1", "a:1/", "a:+1", "[a]:1",
         ] {
-            assert!(connect(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn roots_are_absolute_paths() {
-        assert!(root("/services").is_ok());
-        assert!(root("/").is_ok());
-        for text in ["", "services", "/a/", "/a//b", "/a/../b", "/a\u{0}"] {
-            assert!(root(text).is_err(), "{text}");
+            assert!(host_port(text).is_err(), "{text}");
         }
     }
 
@@ -367,7 +291,11 @@ mod tests {
     fn formats_that_are_to_come_are_told_as_such() {
         assert!(format("curator").is_ok());
         assert!(format("nerve").unwrap_err().contains("not supported yet"));
-        assert!(format("xml").unwrap_err().contains("auto, plain, curator"));
+        assert!(
+            format("xml")
+                .unwrap_err()
+                .contains("auto, plain or curator")
+        );
     }
 
     #[test]
@@ -380,7 +308,7 @@ mod tests {
 
     #[test]
     fn messages_stay_on_one_line_and_short() {
-        let message = format(&"\u{1b}[31m\n".repeat(1_000)).unwrap_err();
+        let message = domain_suffix(&"\u{1b}[31m\n".repeat(1_000)).unwrap_err();
         assert!(!message.contains(char::is_control), "{message:?}");
         assert!(message.len() < 2_000);
     }

@@ -1,0 +1,26 @@
+# What people and CI call. Every target installs what it needs; e2e/components/install.sh says what that is.
+
+.DEFAULT_GOAL := help
+.PHONY: help run test bench
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@printf '\nVariables of make run, with their defaults:\n'
+	@printf '  ZOOKEEPER_PORT=2181 XDS_PORT=15010 ADMIN_PORT=15014\n'
+	@printf '  OUTBOUND_PORT=15001      where the sidecar takes requests\n'
+	@printf '  ENVOY_ADMIN_PORT=15000\n'
+	@printf '  SAMPLES_PORT=18081       the first of four ports of the sample instances\n'
+	@printf '  MESHKEEPER_PROFILE=dev   or release: slower to build\n'
+
+run: ## a whole mesh on this machine, until Ctrl-C: ZooKeeper, MeshKeeper, Envoy, sample instances
+	@e2e/demo/run
+
+test: ## formatting, lints, and all tests, with the real ZooKeeper, Envoy and gRPC clients
+	@e2e/components/install.sh all
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo test --locked
+
+bench: ## cold mirror and propagation, beside a bare ZooKeeper client
+	@e2e/components/install.sh zookeeper
+	cargo bench --locked --bench mirror

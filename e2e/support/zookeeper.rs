@@ -1,0 +1,159 @@
+//! A real ZooKeeper server on loopback, from the jars of Debian's `zookeeper` package.
+//!
+//! Each server has a directory and a port of its own, ticks fast so that sessions expire soon, and
+//! goes when its handle is dropped.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+use zookeeper_client::Client;
+
+const JARS: &str = "/usr/share/java";
+const TICK: Duration = Duration::from_millis(200);
+const START: Duration = Duration::from_secs(60);
+
+/// What the tests ask for: as long as a busy machine needs, or short enough to wait for its end.
+pub const SESSION: Duration = Duration::from_secs(10);
+pub const SHORT_SESSION: Duration = Duration::from_secs(3);
+
+pub struct ZooKeeper {
+    directory: TempDir,
+    port: u16,
+    process: Option<Child>,
+}
+
+impl ZooKeeper {
+    /// Starts a server on a free port and waits until it serves.
+    pub fn start() -> Self {
+        let mut server = Self::absent();
+        server.restart();
+        server
+    }
+
+    /// A server that does not run yet: its port is known, and refuses.
+    pub fn absent() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let port = free_port();
+        let config = format!(
+            "tickTime={}\ndataDir={}\nclientPort={port}\nclientPortAddress=127.0.0.1\n\
+             maxClientCnxns=0\nadmin.enableServer=false\n4lw.commands.whitelist=*\n\
+             forceSync=no\nmaxSessionTimeout=60000\n",
+            TICK.as_millis(),
+            directory.path().join("data").display(),
+        );
+        fs::write(directory.path().join("zoo.cfg"), config).expect("a configuration file");
+        Self {
+            directory,
+            port,
+            process: None,
+        }
+    }
+
+    /// Starts the server on the port and data that it had.
+    pub fn restart(&mut self) {
+        assert!(self.process.is_none(), "it runs already");
+        let log = fs::File::create(self.log()).expect("a log file");
+        let mut process = Command::new("java")
+            .args(["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+            .arg("-Dzookeeper.log.threshold=WARN")
+            .arg("-cp")
+            .arg(class_path())
+            .arg("org.apache.zookeeper.server.quorum.QuorumPeerMain")
+            .arg(self.directory.path().join("zoo.cfg"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .spawn()
+            .expect("java, from Debian's zookeeper package");
+        let deadline = Instant::now() + START;
+        while !is_ok(self.port) {
+            let ended = process.try_wait().expect("a child process");
+            let log = || fs::read_to_string(self.log()).unwrap_or_default();
+            assert!(ended.is_none(), "ZooKeeper ended: {}", log());
+            assert!(Instant::now() < deadline, "ZooKeeper hangs: {}", log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.process = Some(process);
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().expect("a running process");
+            process.wait().expect("a child process");
+        }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn connect(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// A plain client, to write with.
+    pub async fn client(&self) -> Client {
+        Client::connector()
+            .with_session_timeout(Duration::from_secs(30))
+            .connect(&self.connect())
+            .await
+            .expect("a session")
+    }
+
+    /// How many sessions are open.
+    pub fn sessions(&self) -> usize {
+        let answer = ask(self.port, "mntr").expect("a running server");
+        let line = answer.lines().find(|l| l.starts_with("zk_global_sessions"));
+        let count = line.and_then(|line| line.split_whitespace().last());
+        count.and_then(|count| count.parse().ok()).expect("a count")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.directory.path().join("log")
+    }
+}
+
+impl Drop for ZooKeeper {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn class_path() -> String {
+    let jars = ["zookeeper.jar", "slf4j-log4j12.jar", "log4j-1.2.jar"].map(String::from);
+    let netty = fs::read_dir(JARS).expect("the folder of Debian's jars");
+    let netty = netty
+        .map(|entry| entry.expect("a jar").file_name())
+        .filter_map(|name| name.into_string().ok())
+        .filter(|name| name.starts_with("netty-"));
+    let full = |jar: String| Path::new(JARS).join(jar).display().to_string();
+    let all: Vec<String> = jars.into_iter().chain(netty).map(full).collect();
+    all.join(":")
+}
+
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("an address").port()
+}
+
+fn is_ok(port: u16) -> bool {
+    ask(port, "ruok").is_ok_and(|answer| answer == "imok")
+}
+
+/// One of ZooKeeper's four-letter words.
+fn ask(port: u16, word: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    stream.write_all(word.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}

@@ -1,0 +1,111 @@
+//! The registering side: one ephemeral znode, held.
+
+use std::time::Duration;
+
+use meshkeeper::zookeeper::register::{self, Registration};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{Mirror, PATIENCE, put, znodes};
+use crate::support::{
+    proxy::Proxy,
+    zookeeper::{SHORT_SESSION, ZooKeeper},
+};
+
+fn registration(connect: &str, data: &[u8]) -> Registration {
+    Registration {
+        connect: connect.to_owned(),
+        root: "/services".to_owned(),
+        service: "orders".to_owned(),
+        id: "i-1".to_owned(),
+        data: data.to_vec(),
+        session_timeout: SHORT_SESSION,
+    }
+}
+
+struct Held {
+    registered: watch::Receiver<bool>,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), register::Error>>,
+}
+
+impl Held {
+    async fn start(registration: Registration) -> Self {
+        let (sender, registered) = watch::channel(false);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(register::hold(registration, sender, stop.clone()));
+        let mut held = Self {
+            registered,
+            stop,
+            task,
+        };
+        held.until(true).await;
+        held
+    }
+
+    async fn until(&mut self, registered: bool) {
+        let waiting = self.registered.wait_for(|is| *is == registered);
+        timeout(PATIENCE, waiting).await.unwrap().unwrap();
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        let ended = timeout(Duration::from_secs(5), self.task).await;
+        ended.expect("an end soon").unwrap().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registration_is_held_through_an_expiry_and_gone_at_once_after_stop() {
+    let server = ZooKeeper::start();
+    let proxy = Proxy::start(server.port()).await;
+    let client = server.client().await;
+    let path = "/mesh/services/orders/i-1";
+    let connect = format!("{}/mesh", proxy.connect());
+    let mut held = Held::start(registration(&connect, b"first")).await;
+    let (data, first) = client.get_data(path).await.unwrap();
+    assert_eq!(data, b"first");
+    assert_ne!(first.ephemeral_owner, 0);
+
+    proxy.cut();
+    proxy.pause();
+    held.until(false).await;
+    proxy.resume();
+    held.until(true).await;
+    let (_, second) = client.get_data(path).await.unwrap();
+    assert_ne!(second.ephemeral_owner, first.ephemeral_owner);
+
+    held.stop().await;
+    assert_eq!(client.check_stat(path).await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_replaces_what_a_dead_predecessor_left() {
+    let server = ZooKeeper::start();
+    let client = server.client().await;
+    let connect = server.connect();
+    let dead = Held::start(registration(&connect, b"dead")).await;
+    let mut mirror = Mirror::start(&connect, "/services");
+    mirror.until("loaded", |m| m.completed == 1).await;
+    let lives = Held::start(registration(&connect, b"lives")).await;
+    mirror
+        .until_equal(&znodes(&[("orders", ""), ("orders/i-1", "lives")]))
+        .await;
+    // The end of the predecessor, however late, does not take the successor along.
+    dead.stop().await;
+    let (data, _) = client.get_data("/services/orders/i-1").await.unwrap();
+    assert_eq!(data, b"lives");
+    lives.stop().await;
+    mirror.until_equal(&znodes(&[("orders", "")])).await;
+
+    put(&client, "/services/orders/i-1", b"by hand").await;
+    let (sender, _) = watch::channel(false);
+    let refused = register::hold(
+        registration(&connect, b"x"),
+        sender,
+        CancellationToken::new(),
+    );
+    let refused = timeout(PATIENCE, refused).await.unwrap();
+    assert!(matches!(refused, Err(register::Error::Occupied { .. })));
+    mirror.stop().await;
+}

@@ -1,0 +1,298 @@
+//! `bootstrap`: what a client has to be started with so that it finds the control plane.
+//!
+//! Pure but for the printing. Invariant: the client takes the text as it is. Sources: Envoy's
+//! `config.bootstrap.v3` and gRPC's A27 and A83 proposals.
+
+use std::{net::IpAddr, process::ExitCode};
+
+use clap::ValueEnum;
+use serde_json::{Map, Value, json};
+
+use super::{Usage, output};
+use crate::config::value::host_port;
+
+const EXAMPLES: &str = "\
+Envoy asks with delta ADS and waits for its first configuration before it reports to be ready, so
+that it never serves an empty one. JSON is YAML too: Envoy takes the text from a .json or .yaml file.
+
+Examples:
+  meshkeeper bootstrap envoy --xds 127.0.0.1:15010 --node-id sidecar-1 --admin-port 15000 > envoy.json
+  envoy -c envoy.json
+
+  meshkeeper bootstrap grpc --xds mesh.internal:15010 --node-id checkout-7 --zone a > grpc.json
+  GRPC_XDS_BOOTSTRAP=grpc.json ./checkout";
+
+/// The static cluster of the control plane.
+const XDS_CLUSTER: &str = "meshkeeper-xds";
+
+const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// Print the bootstrap of a client, which the client takes as it is
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// What kind of client
+    #[arg(value_enum)]
+    client: Client,
+
+    /// The control plane's address, as the client reaches it
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_port)]
+    xds: (String, u16),
+
+    /// What the client calls itself; shown by `meshkeeper clients`
+    #[arg(long, value_name = "ID", value_parser = name)]
+    node_id: String,
+
+    /// The group of clients that it belongs to
+    #[arg(long, value_name = "NAME", value_parser = name, default_value = "mesh")]
+    cluster: String,
+
+    /// The zone that it runs in
+    #[arg(long, value_name = "ZONE", value_parser = name)]
+    zone: Option<String>,
+
+    /// Serve Envoy's own admin page at this port of 127.0.0.1
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    admin_port: Option<u16>,
+
+    /// How it is written
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Format::Json)]
+    output: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Client {
+    /// An Envoy proxy
+    Envoy,
+    /// A program with gRPC's own xDS support
+    Grpc,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Json,
+    /// For Envoy only
+    Yaml,
+}
+
+impl Args {
+    pub fn run(&self) -> anyhow::Result<ExitCode> {
+        let bootstrap = match self.client {
+            Client::Envoy => self.envoy(),
+            Client::Grpc => self.grpc()?,
+        };
+        output::print(&match self.output {
+            Format::Json => serde_json::to_string_pretty(&bootstrap)? + "\n",
+            Format::Yaml => serde_yaml::to_string(&bootstrap)?,
+        })?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn envoy(&self) -> Value {
+        let mut bootstrap = json!({
+            "node": self.node(),
+            "dynamic_resources": dynamic_resources(),
+            "static_resources": {"clusters": [self.xds_cluster()]},
+        });
+        if let Some(port) = self.admin_port {
+            bootstrap["admin"] = json!({"address": socket("127.0.0.1", port)});
+        }
+        bootstrap
+    }
+
+    fn xds_cluster(&self) -> Value {
+        let (host, port) = &self.xds;
+        let host = host.trim_matches(['[', ']']);
+        let mut cluster = json!({
+            "name": XDS_CLUSTER,
+            "type": "STATIC",
+            "connect_timeout": "1s",
+            "typed_extension_protocol_options": {HTTP_OPTIONS: http2()},
+            "load_assignment": {
+                "cluster_name": XDS_CLUSTER,
+                "endpoints": [{"lb_endpoints": [{"endpoint": {"address": socket(host, *port)}}]}],
+            },
+        });
+        if host.parse::<IpAddr>().is_err() {
+            cluster["type"] = json!("STRICT_DNS");
+            // Whichever of IPv4 and IPv6 the control plane listens at.
+            cluster["dns_lookup_family"] = json!("ALL");
+        }
+        cluster
+    }
+
+    fn grpc(&self) -> Result<Value, Usage> {
+        if self.admin_port.is_some() {
+            return Err(Usage(
+                "--admin-port is Envoy's; gRPC clients have no admin page, so leave it out".into(),
+            ));
+        }
+        if self.output == Format::Yaml {
+            return Err(Usage(
+                "gRPC reads its bootstrap as JSON only; leave `-o yaml` out".into(),
+            ));
+        }
+        let (host, port) = &self.xds;
+        Ok(json!({
+            "xds_servers": [{
+                "server_uri": format!("{host}:{port}"),
+                "channel_creds": [{"type": "insecure"}],
+                "server_features": ["xds_v3"],
+            }],
+            "node": self.node(),
+        }))
+    }
+
+    fn node(&self) -> Value {
+        let mut node = Map::new();
+        node.insert("id".into(), json!(self.node_id));
+        node.insert("cluster".into(), json!(self.cluster));
+        // grpc-js refuses a node without a locality, even an empty one.
+        let zone = self
+            .zone
+            .as_ref()
+            .map(|zone| ("zone".to_owned(), json!(zone)));
+        node.insert("locality".into(), Value::Object(zone.into_iter().collect()));
+        Value::Object(node)
+    }
+}
+
+fn dynamic_resources() -> Value {
+    // Nothing to give up for: an Envoy that started without its configuration would look ready.
+    let ads = || json!({"resource_api_version": "V3", "ads": {}, "initial_fetch_timeout": "0s"});
+    // By default Envoy waits up to 30 s before it tries again.
+    let back_off = json!({"base_interval": "0.25s", "max_interval": "3s"});
+    json!({
+        "ads_config": {
+            "api_type": "DELTA_GRPC",
+            "transport_api_version": "V3",
+            "set_node_on_first_message_only": true,
+            "grpc_services": [{"envoy_grpc": {
+                "cluster_name": XDS_CLUSTER,
+                "retry_policy": {"retry_back_off": back_off},
+            }}],
+        },
+        "cds_config": ads(),
+        "lds_config": ads(),
+    })
+}
+
+/// A control plane that vanished without a word is noticed within the sum of both times.
+fn http2() -> Value {
+    let keepalive = json!({"interval": "15s", "timeout": "5s"});
+    json!({
+        "@type": format!("type.googleapis.com/{HTTP_OPTIONS}"),
+        "explicit_http_config": {"http2_protocol_options": {"connection_keepalive": keepalive}},
+    })
+}
+
+fn socket(host: &str, port: u16) -> Value {
+    json!({"socket_address": {"address": host, "port_value": port}})
+}
+
+fn name(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() {
+        return Err("it is empty; write a name".to_owned());
+    }
+    if text.chars().any(char::is_control) {
+        return Err("it holds control characters; write a name without them".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use prost_reflect::{DescriptorPool, DynamicMessage};
+
+    use super::*;
+    use crate::resource::json::DESCRIPTOR_SET;
+
+    fn args(client: Client, host: &str) -> Args {
+        Args {
+            client,
+            xds: (host.into(), 15010),
+            node_id: "sidecar-1".into(),
+            cluster: "mesh".into(),
+            zone: Some("a".into()),
+            admin_port: None,
+            output: Format::Json,
+        }
+    }
+
+    /// Fails on any field or enum value that Envoy does not know.
+    fn as_envoy_reads_it(bootstrap: Value) -> DynamicMessage {
+        let pool = DescriptorPool::decode(DESCRIPTOR_SET).unwrap();
+        let descriptor = pool
+            .get_message_by_name("envoy.config.bootstrap.v3.Bootstrap")
+            .unwrap();
+        DynamicMessage::deserialize(descriptor, bootstrap).unwrap()
+    }
+
+    #[test]
+    fn envoy_knows_every_field() {
+        for host in ["10.0.0.1", "[2001:db8::1]", "mesh.internal"] {
+            let mut args = args(Client::Envoy, host);
+            args.admin_port = Some(15000);
+            as_envoy_reads_it(args.envoy());
+        }
+    }
+
+    #[test]
+    fn envoy_asks_with_delta_ads_and_waits_for_its_configuration() {
+        let bootstrap = args(Client::Envoy, "10.0.0.1").envoy();
+        let dynamic = &bootstrap["dynamic_resources"];
+        assert_eq!(dynamic["ads_config"]["api_type"], "DELTA_GRPC");
+        assert_eq!(dynamic["cds_config"]["initial_fetch_timeout"], "0s");
+        assert_eq!(dynamic["lds_config"]["initial_fetch_timeout"], "0s");
+        assert!(bootstrap.get("admin").is_none());
+    }
+
+    #[test]
+    fn a_name_is_looked_up_and_an_ip_is_not() {
+        for (host, kind, address) in [
+            ("10.0.0.1", "STATIC", "10.0.0.1"),
+            ("[2001:db8::1]", "STATIC", "2001:db8::1"),
+            ("mesh.internal", "STRICT_DNS", "mesh.internal"),
+        ] {
+            let cluster = args(Client::Envoy, host).xds_cluster();
+            assert_eq!(cluster["type"], kind, "{host}");
+            let endpoint = &cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0];
+            assert_eq!(
+                endpoint["endpoint"]["address"]["socket_address"]["address"],
+                address
+            );
+        }
+    }
+
+    #[test]
+    fn grpc_gets_the_server_and_its_node() {
+        assert_eq!(
+            args(Client::Grpc, "[::1]").grpc().unwrap(),
+            json!({
+                "xds_servers": [{
+                    "server_uri": "[::1]:15010",
+                    "channel_creds": [{"type": "insecure"}],
+                    "server_features": ["xds_v3"],
+                }],
+                "node": {"id": "sidecar-1", "cluster": "mesh", "locality": {"zone": "a"}},
+            })
+        );
+    }
+
+    #[test]
+    fn a_node_without_a_zone_has_an_empty_locality() {
+        let mut without = args(Client::Grpc, "a");
+        without.zone = None;
+        assert_eq!(without.grpc().unwrap()["node"]["locality"], json!({}));
+    }
+
+    #[test]
+    fn what_is_envoys_alone_is_refused_for_grpc() {
+        let mut with_port = args(Client::Grpc, "a");
+        with_port.admin_port = Some(1);
+        assert!(with_port.grpc().is_err());
+        let mut as_yaml = args(Client::Grpc, "a");
+        as_yaml.output = Format::Yaml;
+        assert!(as_yaml.grpc().is_err());
+    }
+}

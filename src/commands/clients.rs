@@ -1,0 +1,107 @@
+//! `clients`: who is connected to a running server, and how far they are.
+
+use std::{fmt::Write, process::ExitCode};
+
+use serde_json::Value;
+
+use super::{
+    block_on, output,
+    remote::{self, Remote, list, text},
+    table::{Table, plain},
+};
+use crate::resource::ResourceType;
+
+const EXAMPLES: &str = "\
+States, for each type: SYNCED (accepted), STALE (sent, not answered yet), ERROR (rejected),
+NOT_SENT (nothing to send yet), - (not asked for).
+
+Examples:
+  meshkeeper clients
+  meshkeeper clients --admin mesh.internal:15014 -o json";
+
+/// List the clients that are connected to a running server, and how they stand
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(flatten)]
+    remote: remote::Target,
+}
+
+impl Args {
+    pub fn run(&self) -> anyhow::Result<ExitCode> {
+        let remote = Remote::new(&self.remote)?;
+        let clients = block_on(remote.get("/api/v1/clients"))?;
+        output::print_as(self.remote.output, &clients, || table(&clients))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// A row for each client, then a line for each type that it rejected.
+fn table(clients: &Value) -> String {
+    let mut table = Table::new([
+        "NODE",
+        "KIND",
+        "ADDRESS",
+        "CONNECTED",
+        "CLUSTERS",
+        "ENDPOINTS",
+        "LISTENERS",
+        "ROUTES",
+    ]);
+    let mut errors = String::new();
+    for client in list(clients) {
+        let state = |kind: ResourceType| text(&client["types"][kind.as_str()], "state").to_owned();
+        let [clusters, endpoints, listeners, routes] = ResourceType::ALL.map(state);
+        table.push([
+            text(client, "nodeId").to_owned(),
+            text(client, "kind").to_owned(),
+            text(client, "address").to_owned(),
+            text(client, "connectedAt").to_owned(),
+            clusters,
+            endpoints,
+            listeners,
+            routes,
+        ]);
+        errors.push_str(&rejections(client));
+    }
+    table.render() + &errors
+}
+
+fn rejections(client: &Value) -> String {
+    let node = plain(text(client, "nodeId"));
+    let types = client["types"].as_object().into_iter().flatten();
+    let mut lines = String::new();
+    for (kind, status) in types.filter(|(_, status)| status["error"].is_string()) {
+        let reason = plain(text(status, "error"));
+        let _ = writeln!(lines, "{node} rejects {}: {reason}", plain(kind));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_table_shows_the_state_of_each_type_and_the_reasons_below() {
+        let clients = json!([{
+            "nodeId": "sidecar-1", "kind": "envoy", "address": "127.0.0.1:4000",
+            "connectedAt": "2023-11-14T22:13:20Z",
+            "types": {
+                "clusters": {"state": "SYNCED", "error": null},
+                "endpoints": {"state": "ERROR", "error": "no\nsuch address"},
+            },
+        }]);
+        let table = table(&clients);
+        let lines: Vec<_> = table.lines().collect();
+        assert_eq!(lines.len(), 3, "{table}");
+        assert!(lines[1].starts_with("sidecar-1  envoy"), "{table}");
+        assert!(
+            lines[1].ends_with("SYNCED    ERROR      -          -"),
+            "{table}"
+        );
+        assert_eq!(lines[2], "sidecar-1 rejects endpoints: no\\nsuch address");
+    }
+}

@@ -1,0 +1,181 @@
+use anyhow::Context;
+use clap::Parser;
+use rustix::process::test_kill_process;
+use tokio::time::sleep;
+
+use super::*;
+
+#[derive(Debug, Parser)]
+struct Line {
+    #[command(flatten)]
+    args: Args,
+}
+
+const LEAST: [&str; 7] = [
+    "register",
+    "--zookeeper",
+    "127.0.0.1:2181",
+    "--service",
+    "orders",
+    "--address",
+    "10.0.0.7:8080",
+];
+
+fn parse(more: &[&str]) -> Result<Args, clap::Error> {
+    Line::try_parse_from(LEAST.iter().chain(more)).map(|line| line.args)
+}
+
+fn sh(script: &str) -> Child {
+    Child::start(&"sh".into(), &["-c".into(), script.into()]).unwrap()
+}
+
+fn is(code: ExitCode, status: u8) {
+    assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(status)));
+}
+
+/// Holds like a good registration.
+async fn held(stop: CancellationToken) -> anyhow::Result<()> {
+    stop.cancelled().await;
+    Ok(())
+}
+
+#[test]
+fn the_least_is_an_address() {
+    let registration = parse(&[]).unwrap().registration().unwrap();
+    assert_eq!(registration.id, "10.0.0.7:8080");
+    assert_eq!(registration.root, "/services");
+    let data = String::from_utf8(registration.data).unwrap();
+    assert_eq!(data, r#"{"address":"10.0.0.7","port":8080}"#);
+}
+
+#[test]
+fn weight_zone_and_metadata_are_in_the_payload() {
+    let more = [
+        "--weight",
+        "0",
+        "--zone",
+        "a",
+        "--meta",
+        "version=v2",
+        "--meta",
+        "q=a=b",
+    ];
+    assert_eq!(
+        parse(&more).unwrap().payload().unwrap(),
+        json!({
+            "address": "10.0.0.7", "port": 8080, "weight": 0, "zone": "a",
+            "metadata": {"version": "v2", "q": "a=b"},
+        })
+    );
+}
+
+#[test]
+fn what_a_registry_would_refuse_is_refused_here() {
+    for more in [
+        ["--weight", "10001"],
+        ["--weight", "-1"],
+        ["--weight", "many"],
+        ["--zone", " "],
+        ["--meta", "version"],
+        ["--meta", "=v2"],
+        ["--root", "services"],
+        ["--session-timeout", "10"],
+    ] {
+        assert!(parse(&more).is_err(), "{more:?}");
+    }
+    for text in [
+        "localhost:80",
+        "10.0.0.7",
+        "10.0.0.7:0",
+        "0.0.0.0:80",
+        "[::]:80",
+        "",
+    ] {
+        assert!(address(text).is_err(), "{text}");
+    }
+    for text in ["", ".", "..", "a/b", "a\n"] {
+        assert!(service(text).is_err(), "{text}");
+    }
+    let twice = parse(&["--meta", "a=1", "--meta", "a=2"])
+        .unwrap()
+        .payload();
+    assert!(twice.unwrap_err().to_string().contains("`a` twice"));
+}
+
+#[test]
+fn everything_behind_the_dashes_is_the_command() {
+    let args = parse(&["--", "./orders", "--port", "8080"]).unwrap();
+    assert_eq!(args.command, ["./orders", "--port", "8080"]);
+}
+
+#[tokio::test]
+async fn the_exit_status_of_the_command_is_passed_on() {
+    let (_sender, signals) = mpsc::channel(1);
+    let code = supervise(held, Some(sh("exit 7")), signals).await.unwrap();
+    is(code, 7);
+}
+
+#[tokio::test]
+async fn a_signal_deregisters_before_the_command_is_stopped() {
+    let (sender, signals) = mpsc::channel(1);
+    let child = sh("exec sleep 600");
+    let pid = child.pid();
+    let hold = |stop: CancellationToken| async move {
+        sender.send("SIGTERM").await?;
+        stop.cancelled().await;
+        test_kill_process(pid).context("the command was stopped first")
+    };
+    let code = supervise(hold, Some(child), signals).await.unwrap();
+    is(code, 128 + 15);
+    assert!(test_kill_process(pid).is_err());
+}
+
+#[tokio::test]
+async fn without_a_command_a_signal_ends_it_well() {
+    let (sender, signals) = mpsc::channel(1);
+    sender.send("SIGINT").await.unwrap();
+    is(supervise(held, None, signals).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_registration_that_fails_stops_the_command() {
+    let (_sender, signals) = mpsc::channel(1);
+    let child = sh("exec sleep 600");
+    let pid = child.pid();
+    let hold = |_| async { Err(anyhow!("not authorized")) };
+    let error = supervise(hold, Some(child), signals).await.unwrap_err();
+    assert_eq!(error.to_string(), "not authorized");
+    assert!(test_kill_process(pid).is_err());
+}
+
+#[tokio::test]
+async fn a_command_that_ignores_sigterm_is_killed_by_a_second_signal() {
+    let folder = tempfile::tempdir().unwrap();
+    let ready = folder.path().join("ready");
+    let child = sh(&format!(
+        "trap '' TERM; touch {}; sleep 600",
+        ready.display()
+    ));
+    while !ready.exists() {
+        sleep(Duration::from_millis(5)).await;
+    }
+    let (sender, signals) = mpsc::channel(2);
+    sender.send("SIGTERM").await.unwrap();
+    let hold = |stop: CancellationToken| async move {
+        stop.cancelled().await;
+        sender.send("SIGTERM").await?;
+        std::future::pending().await
+    };
+    is(
+        supervise(hold, Some(child), signals).await.unwrap(),
+        128 + 9,
+    );
+}
+
+#[test]
+fn a_command_that_does_not_exist_is_named() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _guard = runtime.enter();
+    let error = Child::start(&"no-such-program".into(), &[]).unwrap_err();
+    assert!(format!("{error:#}").starts_with("cannot start `no-such-program`: "));
+}

@@ -1,0 +1,183 @@
+//! Connect strings and roots: what is wrong with one, said before anything is tried.
+//!
+//! Pure; knows no client. The rules are ZooKeeper's own (`PathUtils`, `ConnectStringParser`), and
+//! those of the client library where it is stricter.
+
+/// A connect string taken apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Address {
+    /// `(host, port)`, in the order given.
+    pub servers: Vec<(String, u16)>,
+    /// Without a trailing slash; empty for none.
+    pub chroot: String,
+}
+
+const DEFAULT_PORT: u16 = 2181;
+
+/// `Err` names what is wrong in `connect` and how it should read.
+pub fn check_connect(connect: &str) -> Result<(), String> {
+    parse(connect).map(|_| ())
+}
+
+/// `Err` names what is wrong in `root` and how it should read.
+pub fn check_root(root: &str) -> Result<(), String> {
+    if root == "/" {
+        return Ok(());
+    }
+    check_path(root).map_err(|why| format!("{root:?} {why}; write it like /services"))
+}
+
+pub(super) fn parse(connect: &str) -> Result<Address, String> {
+    let (servers, chroot) = match connect.find('/') {
+        Some(_) if connect.contains("://") => {
+            return Err(format!(
+                "{connect:?} has a scheme; write it like zk1:2181,zk2:2181/chroot"
+            ));
+        }
+        Some(at) => connect.split_at(at),
+        None => (connect, ""),
+    };
+    if servers.trim().is_empty() {
+        return Err(format!(
+            "{connect:?} names no server; write it like zk1:2181,zk2:2181/chroot"
+        ));
+    }
+    let chroot = if chroot == "/" { "" } else { chroot };
+    if !chroot.is_empty() {
+        check_path(chroot)
+            .and_then(|()| no_comma(chroot))
+            .map_err(|why| format!("the chroot {chroot:?} of {connect:?} {why}"))?;
+    }
+    Ok(Address {
+        servers: servers.split(',').map(server).collect::<Result<_, _>>()?,
+        chroot: chroot.to_owned(),
+    })
+}
+
+fn no_comma(chroot: &str) -> Result<(), &'static str> {
+    if chroot.contains(',') {
+        return Err("has a comma; a chroot stands once, behind the last server");
+    }
+    Ok(())
+}
+
+fn server(text: &str) -> Result<(String, u16), String> {
+    let bad = |why: &str| format!("the server {text:?} {why}; write host:port");
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((host, "")) => (host, None),
+            Some((host, port)) => (
+                host,
+                Some(port.strip_prefix(':').ok_or_else(|| bad("is odd"))?),
+            ),
+            None => return Err(bad("has no closing bracket")),
+        },
+        None if text.matches(':').count() > 1 => {
+            return Err(bad("is an IPv6 address without brackets"));
+        }
+        None => match text.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        },
+    };
+    if host.is_empty() {
+        return Err(bad("has no host"));
+    }
+    if host.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(bad("has a blank in it"));
+    }
+    let port = match port {
+        None => DEFAULT_PORT,
+        Some(port) => match port.parse() {
+            Ok(port) if port > 0 => port,
+            _ => return Err(bad("has a port that is not 1 to 65535")),
+        },
+    };
+    Ok((host.to_owned(), port))
+}
+
+/// ZooKeeper's rules for a path that is not `/`.
+pub(super) fn check_path(path: &str) -> Result<(), &'static str> {
+    let Some(names) = path.strip_prefix('/') else {
+        return Err("does not begin with /");
+    };
+    if path.ends_with('/') {
+        return Err("ends with /");
+    }
+    names.split('/').try_for_each(check_name)
+}
+
+/// ZooKeeper's rules for one name of a path.
+pub(super) fn check_name(name: &str) -> Result<(), &'static str> {
+    match name {
+        "" => Err("has an empty name"),
+        "." | ".." => Err("is relative"),
+        _ if name.contains('/') => Err("has a / in a name"),
+        _ if name.chars().any(is_forbidden) => Err("has a character that ZooKeeper does not allow"),
+        _ => Ok(()),
+    }
+}
+
+fn is_forbidden(c: char) -> bool {
+    matches!(c, '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{e000}'..='\u{f8ff}' | '\u{fff0}'..)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_and_chroot_are_taken_apart() {
+        let address = parse("zk1:2181,zk2,[::1]:2182/mesh/a").unwrap();
+        let servers = [("zk1", 2181), ("zk2", 2181), ("::1", 2182)];
+        assert_eq!(
+            address.servers,
+            servers.map(|(host, port)| (host.to_owned(), port))
+        );
+        assert_eq!(address.chroot, "/mesh/a");
+        assert_eq!(parse("zk1/").unwrap().chroot, "");
+    }
+
+    #[test]
+    fn every_wrong_connect_string_is_told_with_a_remedy() {
+        for (connect, says) in [
+            ("", "names no server"),
+            ("/chroot", "names no server"),
+            ("tcp://zk1:2181", "scheme"),
+            ("zk1:0", "1 to 65535"),
+            ("zk1:70000", "1 to 65535"),
+            ("zk1:", "1 to 65535"),
+            ("zk1:2181,", "has no host"),
+            (":2181", "has no host"),
+            ("zk 1:2181", "blank"),
+            ("::1:2181", "without brackets"),
+            ("[::1", "closing bracket"),
+            ("zk1/a,zk2/a", "comma"),
+            ("zk1/a/", "ends with /"),
+            ("zk1//a", "empty name"),
+            ("zk1/../a", "relative"),
+        ] {
+            let message = check_connect(connect).unwrap_err();
+            assert!(message.contains(says), "{connect:?}: {message}");
+        }
+    }
+
+    #[test]
+    fn what_passes_here_passes_the_client_library() {
+        for root in ["/", "/services", "/a/b.c", "/päth", "/..a/.b."] {
+            check_root(root).unwrap();
+        }
+        for root in [
+            "",
+            "services",
+            "/services/",
+            "//",
+            "/a/./b",
+            "/a\u{1f}",
+            "/\u{e000}",
+        ] {
+            let message = check_root(root).unwrap_err();
+            assert!(message.contains("/services"), "{root:?}: {message}");
+        }
+    }
+}

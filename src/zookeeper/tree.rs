@@ -1,0 +1,482 @@
+//! The watch-tree machine: what to ask ZooKeeper for, and what to publish of its answers.
+//!
+//! ```text
+//! Detached ──connected──▶ Arming ──watching──▶ Loading ──last answer──▶ Synced
+//!    ▲                   (watch first)    list, read │ ▲ root created
+//!    └── lost, from anywhere                         ▼ │
+//!                                                RootAbsent (never loaded yet)
+//! ```
+//!
+//! It refuses to know clients, sessions, time and payloads: replies and watch events go in, requests
+//! and [`Batch`]es come out, and paths are relative to the root (the root itself is the empty path).
+//! Of each path at most one read is on its way; an event that arrives meanwhile marks it to be read
+//! again, so that the last word on a path is always newer than its last event.
+//! The caller hands in every event that arrived before a reply ahead of that reply.
+//!
+//! Invariant: nothing is removed between `connected` and the end of the load that follows, and that
+//! load is published as one batch: what changed (by zxid), what is new, what is gone.
+
+mod mirror;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+
+use self::mirror::Mirror;
+use crate::registry::{Batch, Stat};
+
+/// How the ensemble tells of changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watches {
+    /// One persistent recursive watch: every change of every znode, by path.
+    Recursive,
+    /// Watches that each read or list sets and one change uses up.
+    OneShot,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Detached,
+    Arming,
+    Loading,
+    /// Never loaded, and there is no root to load.
+    RootAbsent,
+    /// The root may not be listed. Nothing follows; connect again later.
+    RootDenied,
+    Synced,
+}
+
+/// What the machine wants done.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Request {
+    /// Set the recursive watch on the root.
+    Watch,
+    /// Name the children.
+    List(Arc<str>),
+    /// Data and stat.
+    Read(Arc<str>),
+}
+
+impl Request {
+    pub fn path(&self) -> &str {
+        match self {
+            Self::Watch => "",
+            Self::List(path) | Self::Read(path) => path,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    Watching,
+    Children(Vec<String>),
+    Node {
+        data: Bytes,
+        stat: Stat,
+    },
+    /// No such znode.
+    Absent,
+    /// It exists, but we may not or cannot read it.
+    Unreadable,
+}
+
+impl Reply {
+    /// Roughly, in bytes.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Children(names) => names.iter().map(String::len).sum(),
+            Self::Node { data, .. } => data.len(),
+            Self::Watching | Self::Absent | Self::Unreadable => 0,
+        }
+    }
+}
+
+/// What a watch tells of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    Created,
+    /// Its data.
+    Changed,
+    Deleted,
+    /// Its children, by name only. Recursive watches never say this.
+    Children,
+}
+
+/// A request that is queued or on its way.
+#[derive(Debug)]
+struct Pending {
+    in_flight: bool,
+    again: Again,
+    /// The load waits for it.
+    load: bool,
+}
+
+/// What an event that arrived after the request was sent means for its reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Again {
+    No,
+    /// The reply may be old: take it, then ask once more.
+    Confirm,
+    /// The reply may be of a znode that is no more: ask once more instead.
+    Discard,
+}
+
+#[derive(Debug)]
+pub struct Tree {
+    /// How many levels below the root are mirrored.
+    depth: usize,
+    watches: Watches,
+    phase: Phase,
+    mirror: Mirror,
+    pending: HashMap<Request, Pending>,
+    queue: VecDeque<Request>,
+    /// How many pending requests the load waits for.
+    load_left: usize,
+    /// A load ended and its batch was not taken yet.
+    complete: bool,
+    loaded: bool,
+}
+
+impl Tree {
+    /// Mirrors `depth` levels below the root (2: services and their instances).
+    pub fn new(depth: usize) -> Self {
+        Self {
+            depth,
+            watches: Watches::Recursive,
+            phase: Phase::Detached,
+            mirror: Mirror::default(),
+            pending: HashMap::new(),
+            queue: VecDeque::new(),
+            load_left: 0,
+            complete: false,
+            loaded: false,
+        }
+    }
+
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Whether a load was ever published.
+    pub fn loaded(&self) -> bool {
+        self.loaded
+    }
+
+    /// A connection stands, with no watch on it. Also for a connection that came back.
+    pub fn connected(&mut self, watches: Watches) {
+        self.lost();
+        self.watches = watches;
+        match watches {
+            Watches::Recursive => {
+                self.phase = Phase::Arming;
+                self.enqueue(Request::Watch, false);
+            }
+            Watches::OneShot => self.begin_load(),
+        }
+    }
+
+    /// The connection is gone, and with it all watches and outstanding replies.
+    pub fn lost(&mut self) {
+        self.phase = Phase::Detached;
+        self.pending.clear();
+        self.queue.clear();
+        self.load_left = 0;
+        if !self.complete {
+            self.mirror.discard_staged();
+        }
+    }
+
+    /// The next requests to send, as one: at most `max`, with paths of about `max_bytes` at most.
+    /// Empty when there is nothing to ask.
+    pub fn requests(&mut self, max: usize, max_bytes: usize) -> Vec<Request> {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        while batch.len() < max && bytes < max_bytes {
+            let Some(request) = self.queue.pop_front() else {
+                break;
+            };
+            match self.pending.get_mut(&request) {
+                Some(pending) if !pending.in_flight => pending.in_flight = true,
+                // Cancelled meanwhile, or queued twice.
+                _ => continue,
+            }
+            bytes += request.path().len();
+            batch.push(request);
+        }
+        batch
+    }
+
+    /// The answer to a request that [`Tree::requests`] gave out since the last `connected`.
+    pub fn reply(&mut self, request: Request, reply: Reply) {
+        match self.pending.get_mut(&request) {
+            Some(pending) if pending.in_flight && pending.again == Again::Discard => {
+                pending.in_flight = false;
+                pending.again = Again::No;
+                self.queue.push_back(request);
+            }
+            Some(pending) if pending.in_flight => {
+                let (again, load) = (pending.again, pending.load);
+                self.pending.remove(&request);
+                self.apply(&request, reply, load);
+                if again == Again::Confirm {
+                    self.want(request, Again::Confirm);
+                }
+                self.settle(load);
+            }
+            _ => {}
+        }
+    }
+
+    /// A watch fired. Paths deeper than what is mirrored may come; they mean nothing here.
+    pub fn event(&mut self, change: Change, path: &str) {
+        match self.phase {
+            Phase::Loading | Phase::Synced if depth_of(path) > self.depth => {}
+            Phase::Loading | Phase::Synced => match self.watches {
+                Watches::Recursive => self.recursive_event(change, path),
+                Watches::OneShot => self.one_shot_event(change, path),
+            },
+            Phase::RootAbsent if change == Change::Created && path.is_empty() => self.begin_load(),
+            _ => {}
+        }
+    }
+
+    pub fn has_batch(&self) -> bool {
+        self.complete || (self.phase == Phase::Synced && self.mirror.is_dirty())
+    }
+
+    /// What to publish now. Nothing is published twice; what is not taken gathers.
+    pub fn take(&mut self) -> Batch {
+        self.loaded |= self.complete;
+        Batch {
+            complete: std::mem::take(&mut self.complete),
+            events: self.mirror.take(),
+        }
+    }
+
+    fn begin_load(&mut self) {
+        self.phase = Phase::Loading;
+        self.complete = false;
+        self.mirror.begin();
+        self.enqueue(Request::List(Arc::from("")), true);
+    }
+
+    /// One request that the load waited for is answered.
+    fn settle(&mut self, load: bool) {
+        if load && self.load_left > 0 {
+            self.load_left -= 1;
+        }
+        if self.load_left == 0 && self.phase == Phase::Loading {
+            self.mirror.sweep();
+            self.phase = Phase::Synced;
+            self.complete = true;
+        }
+    }
+
+    fn enqueue(&mut self, request: Request, load: bool) {
+        if let Some(pending) = self.pending.get_mut(&request) {
+            self.load_left += usize::from(load && !pending.load);
+            pending.load |= load;
+            return;
+        }
+        let pending = Pending {
+            in_flight: false,
+            again: Again::No,
+            load,
+        };
+        self.load_left += usize::from(load);
+        self.pending.insert(request.clone(), pending);
+        self.queue.push_back(request);
+    }
+
+    /// Something happened to a path: ask, or where a request is on its way, ask again.
+    fn want(&mut self, request: Request, again: Again) {
+        match self.pending.get_mut(&request) {
+            Some(pending) if pending.in_flight => pending.again = pending.again.max(again),
+            _ => self.enqueue(request, false),
+        }
+    }
+
+    fn is_in_flight(&self, request: &Request) -> bool {
+        self.pending.get(request).is_some_and(|p| p.in_flight)
+    }
+
+    fn recursive_event(&mut self, change: Change, path: &str) {
+        let depth = depth_of(path);
+        if depth == 0 {
+            // Its children tell of themselves; only an answer on its way could be too old.
+            let list = Request::List(Arc::from(""));
+            if self.is_in_flight(&list) {
+                self.want(list, Again::Discard);
+            }
+            return;
+        }
+        let read = Request::Read(Arc::from(path));
+        match change {
+            Change::Created => {
+                self.mirror.revive(path);
+                self.want(read, Again::Discard);
+            }
+            Change::Changed if depth == self.depth => self.want(read, Again::Confirm),
+            Change::Deleted if self.is_in_flight(&read) => self.want(read, Again::Discard),
+            Change::Deleted => {
+                self.mirror.remove(path);
+                if let Some(cancelled) = self.pending.remove(&read) {
+                    self.settle(cancelled.load);
+                }
+            }
+            Change::Changed | Change::Children => {}
+        }
+    }
+
+    /// One-shot watches of several sessions have no common order, so an event is no more than a
+    /// reason to ask.
+    fn one_shot_event(&mut self, change: Change, path: &str) {
+        let leaf = depth_of(path) == self.depth;
+        let path = Arc::from(path);
+        match change {
+            Change::Children => self.want(Request::List(path), Again::Confirm),
+            Change::Changed | Change::Created if leaf => {
+                self.want(Request::Read(path), Again::Confirm);
+            }
+            Change::Deleted if leaf => self.want(Request::Read(path), Again::Discard),
+            Change::Created | Change::Deleted => self.want(Request::List(path), Again::Discard),
+            Change::Changed => {}
+        }
+    }
+
+    fn apply(&mut self, request: &Request, reply: Reply, load: bool) {
+        match (request, reply) {
+            (Request::Watch, Reply::Watching) => self.begin_load(),
+            (Request::List(path), Reply::Children(names)) => self.listed(path, &names, load),
+            (Request::List(path), Reply::Absent) if path.is_empty() => self.root_is_absent(load),
+            (Request::List(path), Reply::Absent) => self.inner_is_absent(path),
+            (Request::List(path), Reply::Unreadable) if path.is_empty() => {
+                self.lost();
+                self.phase = Phase::RootDenied;
+            }
+            (Request::List(path), Reply::Unreadable) => {
+                self.mirror.keep_below(path);
+                self.enqueue(Request::Read(Arc::clone(path)), load);
+            }
+            (Request::Read(path), Reply::Node { data, stat }) => self.read(path, data, stat),
+            (Request::Read(path), Reply::Absent) => self.read_absent(path),
+            (Request::Read(path), Reply::Unreadable) => self.mirror.keep(path),
+            _ => {}
+        }
+    }
+
+    /// A leaf changes with its data; of an inner znode only its birth matters.
+    fn read(&mut self, path: &Arc<str>, data: Bytes, stat: Stat) {
+        if depth_of(path) == self.depth {
+            self.mirror.put(path, (stat.mzxid, stat.mtime), data, stat);
+        } else {
+            let birth = (stat.czxid, stat.ctime);
+            self.mirror.put(path, birth, Bytes::new(), stat);
+        }
+    }
+
+    /// A recursive watch tells of every znode by itself. One-shot watches tell of an inner znode by
+    /// its list alone, so there a list that fails is the end of it; but its children may have come
+    /// again and been read by another session meanwhile: each has the last word on itself.
+    fn inner_is_absent(&mut self, path: &str) {
+        if self.watches == Watches::OneShot && !self.verify_children(path, &[]) {
+            self.mirror.remove(path);
+        }
+    }
+
+    fn read_absent(&mut self, path: &str) {
+        if self.watches == Watches::Recursive {
+            self.mirror.remove(path);
+        } else if depth_of(path) == self.depth {
+            self.mirror.remove(path);
+            let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+            if !parent.is_empty() && self.mirror.children(parent).is_empty() {
+                self.want(Request::List(Arc::from(parent)), Again::Confirm);
+            }
+        }
+    }
+
+    /// Before anything was ever loaded, that is no tree to speak of. Afterwards it is an empty one,
+    /// and so it is when the root went while a load was on.
+    fn root_is_absent(&mut self, load: bool) {
+        if !load {
+            self.verify_children("", &[]);
+            return;
+        }
+        if self.loaded || self.complete {
+            return;
+        }
+        self.phase = Phase::RootAbsent;
+        self.load_left = 0;
+        self.queue.clear();
+        self.pending.retain(|_, pending| pending.in_flight);
+        for pending in self.pending.values_mut() {
+            // Events are not heeded in this phase, so no answer on its way can be trusted.
+            pending.again = Again::Discard;
+            pending.load = false;
+        }
+    }
+
+    fn listed(&mut self, parent: &Arc<str>, names: &[String], load: bool) {
+        if !parent.is_empty() {
+            self.enqueue(Request::Read(Arc::clone(parent)), load);
+        }
+        for name in names {
+            let child = join(parent, name);
+            let request = self.own_request(&child);
+            if load {
+                self.enqueue(request, true);
+            } else if !self.mirror.holds(&child) || self.is_in_flight(&request) {
+                self.mirror.revive(&child);
+                self.want(request, Again::Discard);
+            }
+        }
+        if !load {
+            self.verify_children(parent, names);
+        }
+    }
+
+    /// What decides whether a znode is there, and sets its one-shot watch.
+    fn own_request(&self, path: &Arc<str>) -> Request {
+        if depth_of(path) == self.depth {
+            Request::Read(Arc::clone(path))
+        } else {
+            Request::List(Arc::clone(path))
+        }
+    }
+
+    /// Asks for the children that are held but not in `names`. Whether there are any.
+    fn verify_children(&mut self, parent: &str, names: &[String]) -> bool {
+        let names: HashSet<&str> = names.iter().map(String::as_str).collect();
+        let mut children = self.mirror.children(parent);
+        children.retain(|child| {
+            let name = child.rsplit_once('/').map_or(&**child, |(_, name)| name);
+            !names.contains(name)
+        });
+        for child in &children {
+            self.want(self.own_request(child), Again::Discard);
+        }
+        !children.is_empty()
+    }
+}
+
+fn depth_of(path: &str) -> usize {
+    match path {
+        "" => 0,
+        _ => 1 + path.bytes().filter(|b| *b == b'/').count(),
+    }
+}
+
+fn join(parent: &str, name: &str) -> Arc<str> {
+    match parent {
+        "" => Arc::from(name),
+        _ => Arc::from(format!("{parent}/{name}")),
+    }
+}

@@ -1,0 +1,288 @@
+//! What has been published of the tree, and what will be next.
+//!
+//! It knows versions and never data that is already published. Refuses to know why a znode is put or
+//! removed. Invariant: `published` with `staged` applied is the tree as far as it is known; an
+//! epoch without its [`Mirror::sweep`] never takes anything away.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+
+use crate::registry::{Event, Stat};
+
+#[derive(Debug, Default)]
+pub(super) struct Mirror {
+    published: BTreeMap<Arc<str>, Node>,
+    /// By path, the last word: a put with its content, or `None` for a removal.
+    staged: BTreeMap<Arc<str>, Option<Content>>,
+    /// Counts the loads; a node that carries an older one was not seen in this load.
+    epoch: u32,
+}
+
+/// What tells one content from another: a transaction and its time. The time guards against an
+/// ensemble that was set up anew, where transactions are counted from the start.
+pub(super) type Version = (i64, i64);
+
+#[derive(Debug)]
+struct Node {
+    version: Version,
+    epoch: u32,
+}
+
+#[derive(Debug)]
+struct Content {
+    version: Version,
+    data: Bytes,
+    stat: Stat,
+}
+
+impl Mirror {
+    /// Starts a load: forgets what was staged, and trusts nothing that was published until it is
+    /// put again.
+    pub fn begin(&mut self) {
+        self.staged.clear();
+        self.epoch = self.epoch.wrapping_add(1);
+    }
+
+    pub fn discard_staged(&mut self) {
+        self.staged.clear();
+    }
+
+    /// The znode exists. Stages nothing where `version` is already published.
+    pub fn put(&mut self, path: &Arc<str>, version: Version, data: Bytes, stat: Stat) {
+        if let Some(node) = self.published.get_mut(path)
+            && node.version == version
+        {
+            node.epoch = self.epoch;
+            self.staged.remove(path);
+        } else {
+            let content = Content {
+                version,
+                data,
+                stat,
+            };
+            self.staged.insert(Arc::clone(path), Some(content));
+        }
+    }
+
+    /// The znode is gone, and with it what was below it.
+    pub fn remove(&mut self, path: &str) {
+        let mut gone = subtree(&self.published, path);
+        for path in subtree(&self.staged, path) {
+            self.staged.remove(&path);
+        }
+        if let Some((path, _)) = self.published.get_key_value(path) {
+            gone.push(Arc::clone(path));
+        }
+        self.staged.remove(path);
+        self.staged
+            .extend(gone.into_iter().map(|path| (path, None)));
+    }
+
+    /// Takes a staged removal back: the znode came back before anyone heard that it was gone.
+    pub fn revive(&mut self, path: &str) {
+        if let Some(None) = self.staged.get(path) {
+            self.staged.remove(path);
+        }
+    }
+
+    /// The znode exists but cannot be read: what was published of it stands.
+    pub fn keep(&mut self, path: &str) {
+        if let Some(node) = self.published.get_mut(path) {
+            node.epoch = self.epoch;
+        }
+    }
+
+    /// As [`Mirror::keep`], for everything below `path`.
+    pub fn keep_below(&mut self, path: &str) {
+        for path in subtree(&self.published, path) {
+            self.keep(&path);
+        }
+    }
+
+    /// Whether the tree holds `path`, as far as this epoch knows.
+    pub fn holds(&self, path: &str) -> bool {
+        match self.staged.get(path) {
+            Some(staged) => staged.is_some(),
+            None => (self.published.get(path)).is_some_and(|node| node.epoch == self.epoch),
+        }
+    }
+
+    /// What is held directly below `parent`.
+    pub fn children(&self, parent: &str) -> BTreeSet<Arc<str>> {
+        let mut children = direct_children(&self.published, parent);
+        children.extend(direct_children(&self.staged, parent));
+        children.retain(|child| self.holds(child));
+        children
+    }
+
+    /// Ends a load: what was not seen in it is gone.
+    pub fn sweep(&mut self) {
+        let epoch = self.epoch;
+        let stale = self.published.iter().filter(|(_, n)| n.epoch != epoch);
+        for path in stale.map(|(path, _)| path) {
+            if !self.staged.contains_key(path) {
+                self.staged.insert(Arc::clone(path), None);
+            }
+        }
+    }
+
+    pub fn is_dirty(&self) -> bool {
+        !self.staged.is_empty()
+    }
+
+    /// Publishes what is staged, in the order of paths. A removal speaks for everything below it.
+    pub fn take(&mut self) -> Vec<Event> {
+        let covered: BTreeSet<Arc<str>> = (self.staged.iter())
+            .filter(|(path, content)| content.is_none() && self.is_covered(path))
+            .map(|(path, _)| Arc::clone(path))
+            .collect();
+        let mut events = Vec::with_capacity(self.staged.len() - covered.len());
+        for (path, content) in std::mem::take(&mut self.staged) {
+            let text = path.to_string();
+            if let Some(Content {
+                version,
+                data,
+                stat,
+            }) = content
+            {
+                let epoch = self.epoch;
+                self.published.insert(path, Node { version, epoch });
+                events.push(Event::Put {
+                    path: text,
+                    data,
+                    stat,
+                });
+            } else {
+                self.published.remove(&path);
+                if !covered.contains(&path) {
+                    events.push(Event::Delete { path: text });
+                }
+            }
+        }
+        events
+    }
+
+    fn is_covered(&self, path: &str) -> bool {
+        std::iter::successors(path.rsplit_once('/'), |(parent, _)| parent.rsplit_once('/'))
+            .any(|(ancestor, _)| matches!(self.staged.get(ancestor), Some(None)))
+    }
+}
+
+/// Everything below `path`, without itself.
+fn subtree<V>(map: &BTreeMap<Arc<str>, V>, path: &str) -> Vec<Arc<str>> {
+    let prefix = format!("{path}/");
+    map.range::<str, _>((Bound::Excluded(prefix.as_str()), Bound::Unbounded))
+        .take_while(|(path, _)| path.starts_with(&prefix))
+        .map(|(path, _)| Arc::clone(path))
+        .collect()
+}
+
+/// Skips from child to child over what lies below each, so that it costs what it returns.
+fn direct_children<V>(map: &BTreeMap<Arc<str>, V>, parent: &str) -> BTreeSet<Arc<str>> {
+    let prefix = match parent {
+        "" => String::new(),
+        _ => format!("{parent}/"),
+    };
+    let mut children = BTreeSet::new();
+    let mut from = Bound::Included(prefix.clone());
+    loop {
+        let rest = map.range::<str, _>((from.as_ref().map(String::as_str), Bound::Unbounded));
+        let mut rest = rest.take_while(|(path, _)| path.starts_with(&prefix));
+        let Some((path, _)) = rest.next() else {
+            return children;
+        };
+        from = if let Some(end) = path[prefix.len()..].find('/') {
+            // Below a child: go on behind its subtree (`0` follows `/`).
+            Bound::Included(format!("{}0", &path[..prefix.len() + end]))
+        } else {
+            children.insert(Arc::clone(path));
+            Bound::Excluded(path.to_string())
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(mirror: &mut Mirror, path: &str, version: i64) {
+        mirror.put(
+            &Arc::from(path),
+            (version, 0),
+            Bytes::new(),
+            Stat::default(),
+        );
+    }
+
+    fn paths(events: &[Event]) -> Vec<String> {
+        let text = |event: &Event| match event {
+            Event::Put { path, .. } => format!("+{path}"),
+            Event::Delete { path } => format!("-{path}"),
+        };
+        events.iter().map(text).collect()
+    }
+
+    fn filled(all: &[&str]) -> Mirror {
+        let mut mirror = Mirror::default();
+        for path in all {
+            put(&mut mirror, path, 1);
+        }
+        mirror.take();
+        mirror
+    }
+
+    #[test]
+    fn a_published_version_is_not_published_again() {
+        let mut mirror = filled(&["a"]);
+        put(&mut mirror, "a", 1);
+        assert!(mirror.take().is_empty());
+        put(&mut mirror, "a", 2);
+        assert_eq!(paths(&mirror.take()), ["+a"]);
+    }
+
+    #[test]
+    fn a_removal_speaks_for_what_is_below_and_for_nothing_beside() {
+        let mut mirror = filled(&["a", "a!b", "a!b/i", "a/i", "a/j", "a0"]);
+        mirror.remove("a");
+        assert_eq!(paths(&mirror.take()), ["-a"]);
+        mirror.begin();
+        mirror.sweep();
+        assert_eq!(paths(&mirror.take()), ["-a!b", "-a0"]);
+    }
+
+    #[test]
+    fn what_comes_back_before_anyone_heard_is_no_removal() {
+        let mut mirror = filled(&["a", "a/i"]);
+        mirror.remove("a/i");
+        mirror.revive("a/i");
+        put(&mut mirror, "a/i", 2);
+        assert_eq!(paths(&mirror.take()), ["+a/i"]);
+    }
+
+    #[test]
+    fn children_are_the_direct_ones_published_or_staged() {
+        let mut mirror = filled(&["a", "a!b/i", "a/i", "a/i/deep", "b", "b/j"]);
+        put(&mut mirror, "a/k", 1);
+        let names =
+            |set: BTreeSet<Arc<str>>| set.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(names(mirror.children("")), ["a", "b"]);
+        assert_eq!(names(mirror.children("a")), ["a/i", "a/k"]);
+        assert_eq!(names(mirror.children("c")), [""; 0]);
+    }
+
+    #[test]
+    fn a_sweep_removes_what_the_load_did_not_see() {
+        let mut mirror = filled(&["a", "a/i", "a/j", "b", "b/k"]);
+        mirror.begin();
+        put(&mut mirror, "a", 1);
+        mirror.keep("a/i");
+        assert!(!mirror.holds("b") && mirror.holds("a/i"));
+        mirror.sweep();
+        assert_eq!(paths(&mirror.take()), ["-a/j", "-b"]);
+    }
+}

@@ -1,0 +1,181 @@
+//! The link to servers from 3.6 on: one session, one persistent recursive watch, `multiRead`.
+//!
+//! The client never re-arms that watch (it re-sends `SetWatches`, which cannot name one), and the
+//! server would not replay what was missed (ZOOKEEPER-4698), so a reconnect is reported and the
+//! machine begins anew. The old watch is dropped after the new one stands: dropped first, the client
+//! would remove all watches of the path, the new one among them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{FutureExt, future::BoxFuture};
+use zookeeper_client::{
+    AddWatchMode, Client, Error, EventType, MultiReadResult, PersistentWatcher, SessionState,
+    StateWatcher, WatchedEvent,
+};
+
+use super::link::{Answers, Failure, Link, Paths, Signal, change, refusal, stat};
+use crate::zookeeper::{
+    session,
+    tree::{Reply, Request},
+};
+
+pub(super) struct Recursive {
+    client: Arc<Client>,
+    paths: Arc<Paths>,
+    state: StateWatcher,
+    /// Tells events and changes of state in one order, once it stands.
+    watcher: Option<PersistentWatcher>,
+}
+
+impl Recursive {
+    pub fn new(client: Arc<Client>, paths: Arc<Paths>) -> Self {
+        Self {
+            state: client.state_watcher(),
+            client,
+            paths,
+            watcher: None,
+        }
+    }
+
+    fn session_signal(state: SessionState) -> Signal {
+        match state {
+            SessionState::Disconnected => Signal::Disconnected,
+            SessionState::SyncConnected | SessionState::ConnectedReadOnly => Signal::Reconnected,
+            SessionState::Expired => Signal::Ended("the session expired".to_owned()),
+            state => Signal::Ended(format!("the session ended: {state}")),
+        }
+    }
+}
+
+impl Link for Recursive {
+    async fn signal(&mut self) -> Signal {
+        loop {
+            let Some(watcher) = &mut self.watcher else {
+                return Self::session_signal(self.state.changed().await);
+            };
+            let WatchedEvent {
+                event_type,
+                session_state,
+                path,
+                ..
+            } = watcher.changed().await;
+            if event_type == EventType::Session {
+                if session_state.is_terminated() {
+                    // Asked once more, the watcher would panic.
+                    self.watcher = None;
+                }
+                return Self::session_signal(session_state);
+            }
+            if let (Some(change), Some(path)) = (change(event_type), self.paths.relative(&path)) {
+                return Signal::Event(change, path.to_owned());
+            }
+        }
+    }
+
+    async fn prepare(&mut self, _requests: &[Request]) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn call(&mut self, requests: Vec<Request>) -> BoxFuture<'static, Result<Answers, Failure>> {
+        let (client, paths) = (Arc::clone(&self.client), Arc::clone(&self.paths));
+        if let [Request::Watch] = requests[..] {
+            arm(client, paths).boxed()
+        } else {
+            read(client, paths, requests).boxed()
+        }
+    }
+
+    fn accept(&mut self, answers: Answers) -> Vec<(Request, Reply)> {
+        if let Some(watcher) = answers.recursive {
+            drop(self.watcher.replace(watcher));
+        }
+        answers.replies
+    }
+
+    fn into_client(self) -> Arc<Client> {
+        self.client
+    }
+
+    async fn close(self) {
+        let Self {
+            client, watcher, ..
+        } = self;
+        drop(watcher);
+        if let Some(client) = Arc::into_inner(client) {
+            session::close(client).await;
+        }
+    }
+}
+
+async fn arm(client: Arc<Client>, paths: Arc<Paths>) -> Result<Answers, Failure> {
+    let mut path = String::new();
+    let root = paths.absolute("", &mut path);
+    match client.watch(root, AddWatchMode::PersistentRecursive).await {
+        Ok(watcher) => Ok(Answers {
+            replies: vec![(Request::Watch, Reply::Watching)],
+            recursive: Some(watcher),
+            ..Answers::default()
+        }),
+        Err(Error::Unimplemented) => Err(Failure::Unsupported),
+        Err(error) => Err(Failure::Lost(format!("cannot watch {root}: {error}"))),
+    }
+}
+
+async fn read(
+    client: Arc<Client>,
+    paths: Arc<Paths>,
+    requests: Vec<Request>,
+) -> Result<Answers, Failure> {
+    let mut reader = client.new_multi_reader();
+    let mut path = String::new();
+    let mut refused = Vec::with_capacity(requests.len());
+    for request in &requests {
+        let path = paths.absolute(request.path(), &mut path);
+        let added = match request {
+            Request::List(_) => reader.add_get_children(path),
+            Request::Read(_) | Request::Watch => reader.add_get_data(path),
+        };
+        refused.push(match added {
+            Ok(()) => None,
+            Err(error) => Some(refusal(path, error)?),
+        });
+    }
+    let results = reader.commit().await;
+    let mut results = results
+        .map_err(|error| Failure::Lost(error.to_string()))?
+        .into_iter();
+    let mut replies = Vec::with_capacity(requests.len());
+    for (request, refused) in requests.into_iter().zip(refused) {
+        let reply = match refused {
+            Some(reply) => reply,
+            None => reply(&paths, &request, results.next())?,
+        };
+        replies.push((request, reply));
+    }
+    Ok(Answers {
+        replies,
+        ..Answers::default()
+    })
+}
+
+fn reply(
+    paths: &Paths,
+    request: &Request,
+    result: Option<MultiReadResult>,
+) -> Result<Reply, Failure> {
+    match result {
+        Some(MultiReadResult::Data { data, stat: s }) => Ok(Reply::Node {
+            data: Bytes::from(data),
+            stat: stat(&s),
+        }),
+        Some(MultiReadResult::Children { mut children }) => {
+            paths.drop_reserved(request.path(), &mut children);
+            Ok(Reply::Children(children))
+        }
+        Some(MultiReadResult::Error { err }) => refusal(request.path(), err),
+        _ => Err(Failure::Lost(
+            "a reply holds fewer results than asked for".to_owned(),
+        )),
+    }
+}
