@@ -252,3 +252,41 @@ impl Scale {
         u32::try_from(weight / self.divisor).map_or(u32::MAX, |weight| weight.max(1))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn scaled(weights: &[u64]) -> Vec<u32> {
+        let scale = Scale::new(weights.iter().copied());
+        weights.iter().map(|weight| scale.apply(*weight)).collect()
+    }
+
+    #[test]
+    fn weights_that_fit_stay_as_they_are() {
+        let limit = u64::from(u32::MAX);
+        assert_eq!(scaled(&[1, 10_000]), [1, 10_000]);
+        assert_eq!(scaled(&[limit - 1, 1]), [u32::MAX - 1, 1]);
+        assert!(scaled(&[]).is_empty());
+    }
+
+    #[test]
+    fn half_a_million_of_the_heaviest_fit_once_scaled() {
+        let weights = scaled(&vec![10_000; 500_000]);
+        assert_eq!(weights[0], 5_000);
+    }
+
+    proptest! {
+        #[test]
+        fn scaled_weights_fit_and_none_vanishes(
+            weights in prop::collection::vec(prop_oneof![1u64..10, 1u64..1 << 40], 1..50),
+        ) {
+            let scaled = scaled(&weights);
+            let total: u64 = scaled.iter().map(|weight| u64::from(*weight)).sum();
+            prop_assert!(total <= u64::from(u32::MAX));
+            prop_assert!(scaled.iter().all(|weight| *weight > 0));
+        }
+    }
+}

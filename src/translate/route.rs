@@ -256,7 +256,7 @@ fn retry_where_nothing_was_processed() -> RetryPolicy {
         retry_on: "connect-failure,refused-stream".to_owned(),
         num_retries: Some(UInt32Value { value: 2 }),
         retry_host_predicate: vec![previous_hosts],
-        host_selection_retry_max_attempts: 5,
+        host_selection_retry_max_attempts: 20,
         ..Default::default()
     }
 }
