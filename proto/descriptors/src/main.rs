@@ -27,7 +27,7 @@ const INCLUDES: [&str; 7] = [
 ];
 
 /// What a rendered resource can hold, typed Anys included, and the services that are reflected.
-const ROOTS: [&str; 26] = [
+const ROOTS: [&str; 27] = [
     "envoy/config/cluster/v3/cluster.proto",
     "envoy/config/endpoint/v3/endpoint.proto",
     "envoy/config/listener/v3/listener.proto",
@@ -46,6 +46,7 @@ const ROOTS: [&str; 26] = [
     "envoy/extensions/load_balancing_policies/ring_hash/v3/ring_hash.proto",
     "envoy/extensions/load_balancing_policies/round_robin/v3/round_robin.proto",
     "envoy/extensions/load_balancing_policies/wrr_locality/v3/wrr_locality.proto",
+    "envoy/extensions/retry/host/previous_hosts/v3/previous_hosts.proto",
     "envoy/extensions/upstreams/http/v3/http_protocol_options.proto",
     "envoy/service/cluster/v3/cds.proto",
     "envoy/service/discovery/v3/ads.proto",
