@@ -93,7 +93,9 @@ wait_for_end() {
 # The trap on EXIT: ends every part, the last started first.
 stop_parts() {
     local status=$? i
-    trap '' INT TERM HUP
+    # From here on nothing stops it halfway: no second Ctrl-C, and no terminal or pipe that is gone.
+    trap '' INT TERM HUP PIPE
+    set +e
     local deadline=$((SECONDS + stop_seconds))
     ((${#part_pids[@]} == 0)) || printf '\nstopping …\n' >&2
     for ((i = ${#part_pids[@]} - 1; i >= 0; i--)); do
