@@ -314,6 +314,15 @@ fn mutated() -> impl Strategy<Value = String> {
     })
 }
 
+#[test]
+fn the_example_in_the_repository_is_the_defaults() {
+    let example = include_str!("../../config/meshkeeper.yaml");
+    assert_eq!(
+        parse(example).unwrap(),
+        resolve(None, &Flags::default()).unwrap()
+    );
+}
+
 proptest! {
     #[test]
     fn any_text_is_a_configuration_or_problems(text in any::<String>()) {
