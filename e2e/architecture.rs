@@ -66,6 +66,7 @@ const PURE: &[&str] = &[
     "snapshot",
     "translate",
     "xds/delta",
+    "xds/held",
     "xds/request",
     "xds/sotw",
     "xds/stream",

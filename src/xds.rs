@@ -10,6 +10,7 @@
 pub mod body;
 pub mod clients;
 pub mod delta;
+mod held;
 pub mod metrics;
 pub mod request;
 pub mod server;

@@ -4,14 +4,12 @@
 //! that the client was told in this version before, unless it asked again; a removal is told once.
 //! Source: the incremental part of the xDS protocol text and the comments in `discovery.proto`.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
 use super::{
+    held::Held,
     stream::{Lagging, Variant},
     subscription::{Payload, Subscription},
 };
@@ -30,10 +28,12 @@ pub struct Delta {
     initial: HashMap<String, String>,
     /// The wildcard was switched on and everything has to be told.
     restart: bool,
+    /// The last answer was to a wildcard, so the client holds whatever was there.
+    covered: bool,
     /// An answer is due even if it is empty, so that the client can go on.
     answer: bool,
     /// Removals that wait until no route needs them any more.
-    held: BTreeSet<Arc<str>>,
+    held: Held<()>,
 }
 
 impl Variant for Delta {
@@ -49,34 +49,39 @@ impl Variant for Delta {
                 self.switch_wildcard_on();
             } else {
                 let name: Arc<str> = name.as_str().into();
+                self.initial.remove(&*name);
                 self.subscription.names.insert(name.clone());
                 self.subscription.pending.insert(name);
             }
         }
-        for name in &request.resource_names_unsubscribe {
-            self.unsubscribe(name);
-        }
         if first {
             self.initial = std::mem::take(&mut request.initial_resource_versions);
         }
+        for name in &request.resource_names_unsubscribe {
+            self.unsubscribe(name);
+        }
     }
 
-    fn collect(&mut self, set: &ResourceSet, hold: bool) -> Result<Option<Payload>, Lagging> {
-        if std::mem::take(&mut self.restart) {
-            self.subscription.restart(set);
-        }
+    fn collect(
+        &mut self,
+        set: &ResourceSet,
+        hold: Option<Instant>,
+    ) -> Result<Option<Payload>, Lagging> {
         self.check_reach(set)?;
+        if std::mem::take(&mut self.restart) {
+            self.start_over(set, hold);
+        }
         let cursor = self.subscription.start(set);
         let mut payload = Payload::of(set.version());
         if self.subscription.cursor.is_none() {
-            self.find_gone(set);
+            self.find_gone(set, hold);
         }
+        let released = self.held.release(hold);
+        self.subscription.pending.extend(released);
         self.answer_pending(set, cursor, &mut payload);
         let reached = self.walk(set, cursor, hold, &mut payload);
         self.subscription.cursor = Some(reached);
-        if !hold {
-            self.release(set, &mut payload);
-        }
+        self.covered = self.subscription.wildcard;
         payload.more = !self.subscription.caught_up(set);
         if !payload.more {
             self.initial = HashMap::new();
@@ -85,12 +90,20 @@ impl Variant for Delta {
         Ok((answer || !payload.is_empty()).then_some(payload))
     }
 
-    fn subscription(&mut self) -> &mut Subscription {
-        &mut self.subscription
+    fn caught_up(&self, set: &ResourceSet) -> bool {
+        !self.restart && self.subscription.caught_up(set)
     }
 
-    fn holds(&self) -> bool {
-        !self.held.is_empty()
+    fn holds_until(&self) -> Option<Instant> {
+        self.held.deadline()
+    }
+
+    fn resend(&mut self, name: &Arc<str>, set: &ResourceSet) {
+        // It stays known as held, in case that it goes, but in no version that could match.
+        if let Some(version) = self.initial.get_mut(&**name) {
+            version.clear();
+        }
+        self.subscription.resend(name, set);
     }
 
     /// What was rejected is behind the cursor: it is sent again only when it changes.
@@ -110,20 +123,31 @@ impl Delta {
 
     fn unsubscribe(&mut self, name: &str) {
         if name == WILDCARD {
-            self.subscription.wildcard = false;
-            self.restart = false;
-            self.answer = false;
-            return;
+            self.switch_wildcard_off();
+        } else if let Some(name) = self.subscription.names.take(name) {
+            self.initial.remove(&*name);
+            if self.subscription.wildcard {
+                // The client forgets the name; the wildcard still covers it, so it is told again.
+                self.subscription.pending.insert(name);
+            } else {
+                self.subscription.pending.remove(&name);
+                self.held.forget(&name);
+            }
         }
-        let Some(name) = self.subscription.names.take(name) else {
-            return;
-        };
-        if self.subscription.wildcard {
-            // The client forgets the name; the wildcard still covers it, so it has to be told again.
-            self.subscription.pending.insert(name);
-        } else {
-            self.subscription.pending.remove(&name);
-        }
+    }
+
+    /// The client forgets everything that it did not ask for by name.
+    fn switch_wildcard_off(&mut self) {
+        self.subscription.wildcard = false;
+        self.restart = false;
+        self.covered = false;
+        self.answer = false;
+        let names = &self.subscription.names;
+        self.initial.retain(|name, _| names.contains(&**name));
+        self.held.retain(|name| names.contains(name));
+        self.subscription
+            .pending
+            .retain(|name| names.contains(name));
     }
 
     /// The log no longer reaches back to the cursor. Names can be answered anew; what a wildcard
@@ -136,7 +160,7 @@ impl Delta {
         {
             return Ok(());
         }
-        if self.subscription.wildcard {
+        if self.covered {
             return Err(Lagging);
         }
         self.subscription.pending = self.subscription.names.clone();
@@ -144,13 +168,43 @@ impl Delta {
         Ok(())
     }
 
+    /// Goes back to the beginning, where removals are not told: those that the client has to hear of
+    /// are noted before.
+    fn start_over(&mut self, set: &ResourceSet, hold: Option<Instant>) {
+        let Some(cursor) = self.subscription.cursor else {
+            return;
+        };
+        self.subscription.cursor = Some(0);
+        let removed = set.since(cursor).filter(|change| change.removed);
+        for name in removed.map(|change| &change.resource.name) {
+            if self.covered || self.subscription.names.contains(name) {
+                self.put_off(name, hold);
+            }
+        }
+    }
+
     /// What the client brought along for its wildcard and what is no more.
-    fn find_gone(&mut self, set: &ResourceSet) {
-        if self.subscription.wildcard {
-            let gone = self.initial.keys().filter(|name| set.get(name).is_none());
-            self.subscription
-                .pending
-                .extend(gone.map(|name| Arc::from(name.as_str())));
+    fn find_gone(&mut self, set: &ResourceSet, hold: Option<Instant>) {
+        if !self.subscription.wildcard {
+            return;
+        }
+        let gone = self.initial.keys().filter(|name| set.get(name).is_none());
+        let gone: Vec<Arc<str>> = gone.map(|name| name.as_str().into()).collect();
+        for name in &gone {
+            self.put_off(name, hold);
+        }
+    }
+
+    /// A removal is to be told, now or when it may be.
+    fn put_off(&mut self, name: &Arc<str>, hold: Option<Instant>) {
+        match hold {
+            Some(now) => {
+                self.subscription.pending.remove(name);
+                self.held.keep(name, (), now);
+            }
+            None => {
+                self.subscription.pending.insert(name.clone());
+            }
         }
     }
 
@@ -166,12 +220,10 @@ impl Delta {
                 continue;
             }
             match set.get(&name) {
+                None if self.held.contains(&name) => {}
                 Some(resource) if self.holds_already(resource) => {}
                 Some(resource) if payload.fits(resource) => payload.push(resource),
-                None if payload.has_room() => {
-                    self.held.remove(&name);
-                    payload.remove(&name);
-                }
+                None if payload.has_room() => payload.remove(&name),
                 _ => {
                     self.subscription.pending.insert(name);
                     return;
@@ -185,20 +237,21 @@ impl Delta {
         &mut self,
         set: &ResourceSet,
         cursor: Cursor,
-        hold: bool,
+        hold: Option<Instant>,
         payload: &mut Payload,
     ) -> Cursor {
         let mut reached = cursor;
         for change in self.subscription.changes(set, cursor) {
             let resource = change.resource;
-            if change.removed && hold {
-                self.held.insert(resource.name.clone());
+            if let Some(now) = hold.filter(|_| change.removed) {
+                self.held.keep(&resource.name, (), now);
             } else if change.removed && payload.has_room() {
+                self.held.forget(&resource.name);
                 payload.remove(&resource.name);
             } else if !change.removed && self.holds_already(resource) {
                 // Nothing to tell.
             } else if !change.removed && payload.fits(resource) {
-                self.held.remove(&resource.name);
+                self.held.forget(&resource.name);
                 payload.push(resource);
             } else {
                 return reached;
@@ -206,13 +259,5 @@ impl Delta {
             reached = change.at;
         }
         set.latest()
-    }
-
-    fn release(&mut self, set: &ResourceSet, payload: &mut Payload) {
-        for name in std::mem::take(&mut self.held) {
-            if set.get(&name).is_none() && self.subscription.wants(&name) {
-                payload.remove(&name);
-            }
-        }
     }
 }

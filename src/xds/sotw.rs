@@ -2,18 +2,21 @@
 //!
 //! It refuses to know sockets, nonces and other types (`stream` does). Clusters and listeners go out
 //! as the whole set that the client may see: what is missing there is gone. Endpoints and routes go
-//! out one by one and are never taken back. Invariant: the version names the content that the client
-//! may see, so equal content has an equal version.
+//! out one by one and are never taken back. What the client rejected is not sent again until it
+//! changes. Invariant: the version names the content that the client may see, so equal content has an
+//! equal version.
 //! Source: the state-of-the-world part of the xDS protocol text.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Instant,
 };
 
 use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
 
 use super::{
+    held::Held,
     stream::{Lagging, Variant},
     subscription::{Payload, Subscription},
 };
@@ -34,12 +37,26 @@ pub struct Sotw {
     named: bool,
     /// The client asked for something that it did not ask for before.
     answer: bool,
-    /// What each name that was sent adds to the version; for partial responses only.
-    shares: BTreeMap<Arc<str>, u64>,
+    /// What partial responses have told; unused for whole sets.
+    parts: Parts,
     /// Removed resources that stay in the set until no route needs them any more.
-    held: BTreeMap<Arc<str>, Arc<Resource>>,
+    held: Held<Arc<Resource>>,
+    /// What changed since the last whole set was sent.
+    renewed: BTreeSet<Arc<str>>,
     sent: Option<Version>,
+    /// The last whole set that the client rejected.
     rejected: Option<Version>,
+}
+
+/// What partial responses have told, one by one.
+#[derive(Debug, Default)]
+struct Parts {
+    /// What each name that was asked for, sent or rejected before, adds to the version.
+    shares: BTreeMap<Arc<str>, u64>,
+    /// What the unanswered response carries.
+    under_way: Vec<(Arc<str>, Version)>,
+    /// What the client rejected, until it changes.
+    refused: BTreeMap<Arc<str>, Version>,
 }
 
 impl Variant for Sotw {
@@ -64,6 +81,7 @@ impl Variant for Sotw {
         self.answer |= widened || (self.whole && (first || !added.is_empty()));
         if widened {
             self.subscription.cursor = Some(0);
+            self.parts.shares.clear();
         }
         self.subscription.wildcard = wildcard;
         self.subscription.names = names;
@@ -71,34 +89,58 @@ impl Variant for Sotw {
         self.subscription
             .pending
             .retain(|name| wildcard || self.subscription.names.contains(name));
-        self.shares
-            .retain(|name, _| self.subscription.names.contains(name));
+        let names = &self.subscription.names;
+        self.parts.shares.retain(|name, _| names.contains(name));
+        self.held.retain(|name| self.subscription.wants(name));
     }
 
-    fn collect(&mut self, set: &ResourceSet, hold: bool) -> Result<Option<Payload>, Lagging> {
+    fn collect(
+        &mut self,
+        set: &ResourceSet,
+        hold: Option<Instant>,
+    ) -> Result<Option<Payload>, Lagging> {
         if !self.whole {
-            return Ok(self
-                .changed_ones(set)
-                .filter(|p| self.rejected != Some(p.version)));
+            return Ok(self.changed_ones(set));
         }
         let asked = self.answer;
-        let payload = self.whole_set(set, hold);
-        let payload = payload.filter(|p| self.rejected != Some(p.version));
-        let payload = payload.filter(|p| asked || self.sent != Some(p.version));
-        self.sent = payload.as_ref().map(|p| p.version).or(self.sent);
-        Ok(payload)
+        let Some(mut payload) = self.whole_set(set, hold) else {
+            return Ok(None);
+        };
+        if self.rejected == Some(payload.version) {
+            return Ok(None);
+        }
+        let renewed = std::mem::take(&mut self.renewed).into_iter();
+        if !asked && self.sent == Some(payload.version) {
+            return Ok(None);
+        }
+        self.sent = Some(payload.version);
+        let is_sent = |name: &Arc<str>| {
+            let is_there = set.get(name).is_some() || self.held.contains(name);
+            is_there && self.subscription.wants(name)
+        };
+        payload.renewed = Some(renewed.filter(is_sent).collect());
+        Ok(Some(payload))
     }
 
-    fn subscription(&mut self) -> &mut Subscription {
-        &mut self.subscription
+    fn caught_up(&self, set: &ResourceSet) -> bool {
+        !self.answer && self.subscription.caught_up(set)
     }
 
-    fn holds(&self) -> bool {
-        !self.held.is_empty()
+    fn holds_until(&self) -> Option<Instant> {
+        self.held.deadline()
+    }
+
+    fn resend(&mut self, name: &Arc<str>, set: &ResourceSet) {
+        self.subscription.resend(name, set);
     }
 
     fn rejected(&mut self, version: Version) {
         self.rejected = Some(version);
+        self.parts.refuse();
+    }
+
+    fn answered(&mut self) {
+        self.parts.under_way = Vec::new();
     }
 
     fn subscribed(&self) -> usize {
@@ -108,41 +150,33 @@ impl Variant for Sotw {
 
 impl Sotw {
     /// The whole visible set, if it was asked for or if something in it changed.
-    fn whole_set(&mut self, set: &ResourceSet, hold: bool) -> Option<Payload> {
+    fn whole_set(&mut self, set: &ResourceSet, hold: Option<Instant>) -> Option<Payload> {
         let mut touched = std::mem::take(&mut self.answer);
-        let mut renewed: Vec<_> = std::mem::take(&mut self.subscription.pending)
-            .into_iter()
-            .collect();
+        self.renewed.append(&mut self.subscription.pending);
         let cursor = self.subscription.start(set);
+        touched |= !set.reaches(cursor);
         for change in self.subscription.changes(set, cursor) {
             touched = true;
             let name = &change.resource.name;
-            if change.removed && hold {
-                self.held.insert(name.clone(), change.resource.clone());
-            } else if !change.removed {
-                self.held.remove(name);
-                renewed.push(name.clone());
+            self.renewed.insert(name.clone());
+            if !change.removed {
+                self.held.forget(name);
+            } else if let Some(now) = hold {
+                self.held.keep(name, change.resource.clone(), now);
             }
         }
         self.subscription.cursor = Some(set.latest());
-        if !hold {
-            touched |= !std::mem::take(&mut self.held).is_empty();
-        }
-        touched.then(|| self.whole_payload(set, renewed))
+        touched |= !self.held.release(hold).is_empty();
+        touched.then(|| self.whole_payload(set))
     }
 
-    fn whole_payload(&self, set: &ResourceSet, renewed: Vec<Arc<str>>) -> Payload {
+    fn whole_payload(&self, set: &ResourceSet) -> Payload {
         let mut payload = Payload::default();
-        payload.renewed = Some(renewed);
-        self.visible(set)
-            .iter()
-            .for_each(|resource| payload.push(resource));
-        let sum = payload
-            .resources
-            .iter()
-            .map(|r| share(r))
-            .fold(0, u64::wrapping_add);
-        payload.version = Version(sum);
+        for resource in self.visible(set) {
+            payload.push(&resource);
+        }
+        let shares = payload.resources.iter().map(|resource| share(resource));
+        payload.version = Version(shares.fold(0, u64::wrapping_add));
         payload
     }
 
@@ -170,6 +204,7 @@ impl Sotw {
             .is_some_and(|cursor| !set.reaches(cursor))
         {
             self.subscription.pending = self.subscription.names.clone();
+            self.parts.shares.clear();
             self.subscription.cursor = Some(if self.subscription.wildcard {
                 0
             } else {
@@ -184,7 +219,7 @@ impl Sotw {
         payload.version = if self.subscription.wildcard {
             set.version()
         } else {
-            Version(self.shares.values().copied().fold(0, u64::wrapping_add))
+            self.parts.version()
         };
         let answer = std::mem::take(&mut self.answer);
         (answer || !payload.resources.is_empty()).then_some(payload)
@@ -198,32 +233,62 @@ impl Sotw {
             let Some(resource) = set.get(&name) else {
                 continue;
             };
-            if !payload.fits(resource) {
+            if !self.parts.refuses(resource) && !payload.fits(resource) {
                 self.subscription.pending.insert(name);
                 return;
             }
-            self.shares.insert(resource.name.clone(), share(resource));
-            payload.push(resource);
+            self.parts.note(resource, &self.subscription.names);
+            self.parts.send(resource, payload);
         }
     }
 
     /// Returns how far there was room.
     fn walk(&mut self, set: &ResourceSet, cursor: Cursor, payload: &mut Payload) -> Cursor {
         let mut reached = cursor;
+        let names = &self.subscription.names;
         for change in self.subscription.changes(set, cursor) {
+            let resource = change.resource;
             if change.removed {
-                self.shares.remove(&change.resource.name);
-            } else if payload.fits(change.resource) {
-                if !self.subscription.wildcard {
-                    self.shares
-                        .insert(change.resource.name.clone(), share(change.resource));
-                }
-                payload.push(change.resource);
+                self.parts.shares.remove(&resource.name);
+            } else if self.parts.refuses(resource) || payload.fits(resource) {
+                self.parts.note(resource, names);
+                self.parts.send(resource, payload);
             } else {
                 return reached;
             }
             reached = change.at;
         }
         set.latest()
+    }
+}
+
+impl Parts {
+    /// Whether the client rejected this very resource.
+    fn refuses(&self, resource: &Resource) -> bool {
+        self.refused.get(&resource.name) == Some(&resource.version)
+    }
+
+    /// Sends the resource, but never again to a client that rejected it.
+    fn send(&mut self, resource: &Arc<Resource>, payload: &mut Payload) {
+        if !self.refuses(resource) {
+            self.refused.remove(&resource.name);
+            self.under_way
+                .push((resource.name.clone(), resource.version));
+            payload.push(resource);
+        }
+    }
+
+    fn note(&mut self, resource: &Resource, names: &BTreeSet<Arc<str>>) {
+        if names.contains(&resource.name) {
+            self.shares.insert(resource.name.clone(), share(resource));
+        }
+    }
+
+    fn refuse(&mut self) {
+        self.refused.extend(self.under_way.drain(..));
+    }
+
+    fn version(&self) -> Version {
+        Version(self.shares.values().copied().fold(0, u64::wrapping_add))
     }
 }

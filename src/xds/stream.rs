@@ -24,7 +24,7 @@ use std::{
 use super::{
     request::Request,
     status::{State, TypeStatus},
-    subscription::{Payload, Subscription},
+    subscription::Payload,
 };
 use crate::{
     resource::{ClientKind, Resource, ResourceType, Version},
@@ -33,9 +33,6 @@ use crate::{
 
 /// How long listeners and routes wait for the ACK of the clusters sent before them.
 pub const GATE: Duration = Duration::from_secs(2);
-
-/// How long removed clusters are kept for routes that are not acknowledged.
-pub const HOLD: Duration = Duration::from_secs(5);
 
 /// The most of a client's error text that is kept.
 const ERROR_LEN: usize = 1024;
@@ -47,16 +44,28 @@ pub trait Variant: Default {
     /// Takes over what the request subscribes to. `first` is the type's first on this stream.
     fn request(&mut self, kind: ResourceType, request: &mut Self::Request, first: bool);
 
-    /// What is to be sent now, if anything. With `hold`, removals are kept back.
-    fn collect(&mut self, set: &ResourceSet, hold: bool) -> Result<Option<Payload>, Lagging>;
+    /// What is to be sent now, if anything. With `hold`, which is the time now, removals are kept
+    /// back for as long as they may be.
+    fn collect(
+        &mut self,
+        set: &ResourceSet,
+        hold: Option<Instant>,
+    ) -> Result<Option<Payload>, Lagging>;
 
-    fn subscription(&mut self) -> &mut Subscription;
+    /// Whether everything that is wanted of the set was put into a response.
+    fn caught_up(&self, set: &ResourceSet) -> bool;
 
-    /// Whether removals are kept back.
-    fn holds(&self) -> bool;
+    /// Until when removals are kept back, or a while before; `None` if none are.
+    fn holds_until(&self) -> Option<Instant>;
 
     /// The client rejected the response of this version.
     fn rejected(&mut self, version: Version);
+
+    /// Whatever was outstanding is answered, by an ACK or a NACK.
+    fn answered(&mut self) {}
+
+    /// What refers to this resource was sent, so it has to follow though nothing in it changed.
+    fn resend(&mut self, name: &Arc<str>, set: &ResourceSet);
 
     /// How many names are subscribed, the wildcard counting as one.
     fn subscribed(&self) -> usize;
@@ -128,7 +137,6 @@ pub struct Stream<V> {
     /// Answers that need no snapshot.
     ready: VecDeque<Response>,
     nonce: u64,
-    held_since: Option<Instant>,
 }
 
 /// One type's half of the conversation.
@@ -149,6 +157,8 @@ struct Outstanding {
     version: Version,
     /// More chunks follow.
     open: bool,
+    /// The latest nonce that was answered; 0 if none was.
+    answered: u64,
 }
 
 impl<V: Variant> Stream<V> {
@@ -159,7 +169,6 @@ impl<V: Variant> Stream<V> {
             lanes: [const { None }; ResourceType::ALL.len()],
             ready: VecDeque::new(),
             nonce: 0,
-            held_since: None,
         }
     }
 
@@ -200,7 +209,7 @@ impl<V: Variant> Stream<V> {
         };
         let snapshot = snapshots.of(client.kind);
         for kind in ResourceType::ALL {
-            let hold = is_needed_by_routes(kind) && !self.may_remove(snapshot, now);
+            let hold = is_needed_by_routes(kind) && !self.routes_are_settled(snapshot);
             if let Some(response) = self.send(kind, snapshot, hold, now)? {
                 return Ok(Some(response));
             }
@@ -218,9 +227,10 @@ impl<V: Variant> Stream<V> {
             .clusters_unacked_since()
             .filter(|_| gated)
             .map(|since| since + GATE);
-        let hold = self.held_since.map(|since| since + HOLD);
+        let holds = self.lanes.iter().flatten();
+        let holds = holds.filter_map(|lane| lane.variant.holds_until());
         gate.into_iter()
-            .chain(hold)
+            .chain(holds)
             .filter(|deadline| *deadline > now)
             .min()
     }
@@ -277,10 +287,8 @@ impl<V: Variant> Stream<V> {
         else {
             return Ok(None);
         };
+        let hold = hold.then_some(now);
         let payload = lane.variant.collect(snapshot.set(kind), hold);
-        if lane.variant.holds() {
-            self.held_since.get_or_insert(now);
-        }
         let Some(payload) = payload.map_err(|Lagging| Refusal::Lagging)? else {
             lane.close_chunks();
             return Ok(None);
@@ -289,7 +297,7 @@ impl<V: Variant> Stream<V> {
         if let Some(lane) = &mut self.lanes[kind as usize] {
             lane.sent(nonce, &payload, now);
         }
-        self.resend_what_it_refers_to(kind, &payload);
+        self.resend_what_it_refers_to(kind, &payload, snapshot);
         Ok(Some(Response {
             type_url: kind.type_url().to_owned(),
             nonce: nonce_text(nonce),
@@ -301,35 +309,27 @@ impl<V: Variant> Stream<V> {
 
     /// Sends the removals that were kept back, once no route needs what they remove.
     fn release(&mut self, snapshot: &Snapshot, now: Instant) -> Result<Option<Response>, Refusal> {
-        if self.held_since.is_none() || !self.may_remove(snapshot, now) {
+        let mut lanes = self.lanes.iter().flatten();
+        let holds = lanes.any(|lane| lane.variant.holds_until().is_some());
+        if !holds || !self.routes_are_settled(snapshot) {
             return Ok(None);
         }
-        for kind in ResourceType::ALL
-            .into_iter()
-            .filter(|kind| is_needed_by_routes(*kind))
-        {
+        let kinds = ResourceType::ALL.into_iter();
+        for kind in kinds.filter(|kind| is_needed_by_routes(*kind)) {
             if let Some(response) = self.send(kind, snapshot, false, now)? {
                 return Ok(Some(response));
             }
         }
-        if !self.lanes.iter().flatten().any(|lane| lane.variant.holds()) {
-            self.held_since = None;
-        }
         Ok(None)
     }
 
-    /// Whether every route and listener of this stream is as the snapshot has it and acknowledged,
-    /// or was waited for long enough.
-    fn may_remove(&mut self, snapshot: &Snapshot, now: Instant) -> bool {
-        if self.held_since.is_some_and(|since| now >= since + HOLD) {
-            return true;
-        }
+    /// Whether every route and listener of this stream is as the snapshot has it and acknowledged.
+    fn routes_are_settled(&self, snapshot: &Snapshot) -> bool {
         [ResourceType::Listener, ResourceType::Route]
             .into_iter()
             .all(|kind| {
-                self.lanes[kind as usize].as_mut().is_none_or(|lane| {
-                    lane.outstanding.is_none()
-                        && lane.variant.subscription().caught_up(snapshot.set(kind))
+                self.lanes[kind as usize].as_ref().is_none_or(|lane| {
+                    lane.outstanding.is_none() && lane.variant.caught_up(snapshot.set(kind))
                 })
             })
     }
@@ -348,13 +348,18 @@ impl<V: Variant> Stream<V> {
             .map(|outstanding| outstanding.since)
     }
 
-    fn resend_what_it_refers_to(&mut self, kind: ResourceType, payload: &Payload) {
-        let referred = kind
-            .refers_to()
-            .and_then(|kind| self.lanes[kind as usize].as_mut());
-        if let Some(lane) = referred {
+    fn resend_what_it_refers_to(
+        &mut self,
+        kind: ResourceType,
+        payload: &Payload,
+        snapshot: &Snapshot,
+    ) {
+        let Some(referred) = kind.refers_to() else {
+            return;
+        };
+        if let Some(lane) = &mut self.lanes[referred as usize] {
             for name in payload.renewed() {
-                lane.variant.subscription().resend(name);
+                lane.variant.resend(name, snapshot.set(referred));
             }
         }
     }
@@ -374,10 +379,8 @@ impl<V: Variant> Lane<V> {
     }
 
     fn sent(&mut self, nonce: u64, payload: &Payload, now: Instant) {
-        let first = self
-            .outstanding
-            .as_ref()
-            .map_or(nonce, |outstanding| outstanding.first);
+        let before = self.outstanding.as_ref();
+        let (first, answered) = before.map_or((nonce, 0), |before| (before.first, before.answered));
         let (version, open) = (payload.version, payload.more);
         self.outstanding = Some(Outstanding {
             first,
@@ -385,41 +388,49 @@ impl<V: Variant> Lane<V> {
             since: now,
             version,
             open,
+            answered,
         });
     }
 
-    /// The rest of a chunked set vanished before it was sent.
+    /// The rest of a chunked set vanished before it was sent; what was sent may be answered already.
     fn close_chunks(&mut self) {
         if let Some(outstanding) = &mut self.outstanding {
             outstanding.open = false;
+            self.free_if_answered();
+        }
+    }
+
+    fn free_if_answered(&mut self) {
+        let done = |outstanding: &mut Outstanding| {
+            !outstanding.open && outstanding.answered == outstanding.last
+        };
+        let Some(outstanding) = self.outstanding.take_if(done) else {
+            return;
+        };
+        self.variant.answered();
+        if self.error.is_none() {
+            self.acked = Some(outstanding.version);
         }
     }
 
     /// A request is an ACK or a NACK only by the nonce of a response that is outstanding.
     fn acknowledge(&mut self, request: &V::Request) {
-        let Some(outstanding) = &self.outstanding else {
+        let Some(outstanding) = &mut self.outstanding else {
             return;
         };
-        let nonce = u64::from_str_radix(request.nonce(), 16);
-        let Some(nonce) = nonce
-            .ok()
-            .filter(|n| (outstanding.first..=outstanding.last).contains(n))
+        let nonce = parse_nonce(request.nonce());
+        let Some(nonce) = nonce.filter(|n| (outstanding.first..=outstanding.last).contains(n))
         else {
             return;
         };
-        let version = outstanding.version;
+        outstanding.answered = outstanding.answered.max(nonce);
         if let Some(error) = request.error() {
             self.error = Some(shorten(error));
-            self.variant.rejected(version);
+            self.variant.rejected(outstanding.version);
         } else if nonce == outstanding.first {
             self.error = None;
         }
-        if nonce == outstanding.last && !outstanding.open {
-            self.outstanding = None;
-            if self.error.is_none() {
-                self.acked = Some(version);
-            }
-        }
+        self.free_if_answered();
     }
 
     fn status(&self) -> TypeStatus {
@@ -445,6 +456,12 @@ fn is_needed_by_routes(kind: ResourceType) -> bool {
 
 fn nonce_text(nonce: u64) -> String {
     format!("{nonce:x}")
+}
+
+/// `None` for what is not letter by letter a nonce of ours.
+fn parse_nonce(text: &str) -> Option<u64> {
+    let nonce = u64::from_str_radix(text, 16).ok()?;
+    (nonce_text(nonce) == text).then_some(nonce)
 }
 
 fn shorten(text: &str) -> String {

@@ -35,19 +35,6 @@ impl Subscription {
             .unwrap_or(if self.wildcard { 0 } else { set.latest() })
     }
 
-    /// Everything is to be told again: the wildcard was switched on. What was asked for by name and
-    /// changed meanwhile is kept as `pending`, since a removal is not told to a cursor of 0.
-    pub fn restart(&mut self, set: &ResourceSet) {
-        if let Some(cursor) = self.cursor {
-            let changed = self
-                .names
-                .iter()
-                .filter(|name| set.change(name, cursor).is_some());
-            self.pending.extend(changed.cloned());
-            self.cursor = Some(0);
-        }
-    }
-
     /// What this stream wants and has not seen, oldest change first. Costs what changed or what is
     /// wanted, whichever is less.
     pub fn changes<'a>(
@@ -79,9 +66,9 @@ impl Subscription {
         self.wants(name) && set.change(name, cursor).is_some()
     }
 
-    /// Has the name answered once more, if it was answered before.
-    pub fn resend(&mut self, name: &Arc<str>) {
-        if self.cursor.is_some() && self.wants(name) {
+    /// Has the resource sent once more, if there is one and it was sent before.
+    pub fn resend(&mut self, name: &Arc<str>, set: &ResourceSet) {
+        if self.cursor.is_some() && self.wants(name) && set.get(name).is_some() {
             self.pending.insert(name.clone());
         }
     }
