@@ -9,6 +9,8 @@
 
 pub mod body;
 pub mod clients;
+#[cfg(test)]
+mod conformance;
 pub mod delta;
 mod held;
 pub mod metrics;
