@@ -6,6 +6,7 @@
 
 use std::{convert::Infallible, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use rustix::process::{Resource as Limit, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
@@ -14,7 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     admin::{self, Sources},
@@ -27,7 +28,7 @@ use crate::{
     snapshot::Snapshots,
     telemetry,
     translate::{self, Translation},
-    xds::{self, clients::Clients, session::Context},
+    xds::{self, clients::Clients, fanout::Fanout, session::Context},
     zookeeper::{self, State, Status},
 };
 
@@ -66,6 +67,7 @@ pub struct App {
 /// Serves until SIGTERM or SIGINT, or until a task ends early.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let stop = shutdown::on_signals()?;
+    raise_open_files();
     Ok(start(&config, stop).await?.run().await?)
 }
 
@@ -79,7 +81,7 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
     let xds_metrics = xds::metrics::Metrics::register(&metrics)?;
     let zookeeper_metrics = zookeeper::Metrics::register(&metrics)?;
     let clients = Clients::new(xds_metrics.clone());
-    let (health, routes) = health_and_reflection()?;
+    let (health, routes) = health_and_reflection().await?;
     let readiness = Readiness::new();
     readiness.pending(&pending_name(&registry.name));
     let app_addresses = (
@@ -100,12 +102,18 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
         Ok::<_, Infallible>(())
     });
     let context = Context {
-        snapshots: readers.snapshots.clone(),
+        fanout: Fanout::new(readers.snapshots.clone()),
         clients: clients.clone(),
         metrics: xds_metrics,
         stop: stop.clone(),
     };
-    tasks.spawn("xds", xds::server::serve(xds_listener, context, routes));
+    // The admin port is there until the last stream has ended, so that probes see the end coming.
+    let drained = CancellationToken::new();
+    let admin_stop = drained.clone();
+    tasks.spawn("xds", async move {
+        let _drained = drained.drop_guard();
+        xds::server::serve(xds_listener, context, routes).await
+    });
     let reporter = Reporter {
         name: registry.name.clone(),
         readiness: readiness.clone(),
@@ -116,7 +124,7 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
     };
     tasks.spawn("readiness", reporter.run());
     let sources = sources(&readers, readiness, metrics, clients);
-    tasks.spawn("admin", admin::serve(admin_listener, sources, stop.clone()));
+    tasks.spawn("admin", admin::serve(admin_listener, sources, admin_stop));
 
     let (xds, admin) = app_addresses;
     info!(%xds, %admin, registry = registry.name, zookeeper = registry.connect, "serving");
@@ -132,6 +140,18 @@ impl App {
     /// Until `stop` is cancelled and everything has drained, or a task ends early.
     pub async fn run(self) -> Result<(), shutdown::Error> {
         self.tasks.run_until(self.stop, DRAIN).await
+    }
+}
+
+/// Each client takes a descriptor, and the usual soft limit of 1,024 is one of another time.
+fn raise_open_files() {
+    let limit = getrlimit(Limit::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Limit::Nofile, raised) {
+        warn!(%error, limit = ?limit.current, "the limit of open files stays as it is");
     }
 }
 
@@ -180,8 +200,11 @@ fn zookeeper_config(registry: &config::Registry) -> zookeeper::Config {
 }
 
 /// What else is served on the xDS port.
-fn health_and_reflection() -> Result<(HealthReporter, Routes), Error> {
+async fn health_and_reflection() -> Result<(HealthReporter, Routes), Error> {
     let (health, service) = tonic_health::server::health_reporter();
+    health
+        .set_service_status("", ServingStatus::NotServing)
+        .await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -231,9 +254,6 @@ struct Reporter {
 impl Reporter {
     async fn run(mut self) -> Result<(), Infallible> {
         let registry = pending_name(&self.name);
-        self.health
-            .set_service_status("", ServingStatus::NotServing)
-            .await;
         let mut served = false;
         loop {
             let loaded = self.snapshots.borrow_and_update().loaded;

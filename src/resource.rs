@@ -51,6 +51,15 @@ impl ResourceType {
         }
     }
 
+    /// Whether a wildcard of such a client leaves this type out: a proxyless client has a listener
+    /// and a route configuration for each service and asks for those that it dials.
+    pub const fn is_by_name_only(self, client: ClientKind) -> bool {
+        matches!(
+            (client, self),
+            (ClientKind::Grpc, Self::Listener | Self::Route)
+        )
+    }
+
     /// The short name, as metrics and the admin API have it.
     pub const fn as_str(self) -> &'static str {
         match self {

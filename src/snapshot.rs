@@ -139,6 +139,15 @@ impl ResourceSet {
         range.filter_map(move |(_, name)| self.change(name, cursor))
     }
 
+    /// The names of everything that changed behind the cursor, also of what came and went.
+    pub fn names_since(&self, cursor: Cursor) -> impl Iterator<Item = &Arc<str>> {
+        let behind = (
+            std::ops::Bound::Excluded(cursor),
+            std::ops::Bound::Unbounded,
+        );
+        self.log.range(behind).map(|(_, name)| name)
+    }
+
     /// What happened to one name behind the cursor.
     pub fn change(&self, name: &str, cursor: Cursor) -> Option<Change<'_>> {
         let live = self.live.get(name).map(|entry| (entry, false));

@@ -11,7 +11,9 @@ pub mod body;
 pub mod clients;
 #[cfg(test)]
 mod conformance;
+pub mod connection;
 pub mod delta;
+pub mod fanout;
 mod held;
 pub mod metrics;
 pub mod request;

@@ -15,7 +15,7 @@ use envoy_types::pb::{
 use meshkeeper::{
     resource::{ClientKind, Resource, ResourceType, Version},
     snapshot::{Snapshot, Snapshots},
-    xds::{clients::Clients, metrics::Metrics, server, session::Context},
+    xds::{clients::Clients, fanout::Fanout, metrics::Metrics, server, session::Context},
 };
 use tokio::{
     net::TcpListener,
@@ -33,6 +33,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Server {
     pub address: SocketAddr,
     pub clients: Clients,
+    pub metrics: Metrics,
     snapshots: watch::Sender<Arc<Snapshots>>,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -56,9 +57,9 @@ impl Server {
         let clients = Clients::new(metrics.clone());
         let stop = CancellationToken::new();
         let context = Context {
-            snapshots,
+            fanout: Fanout::new(snapshots),
             clients: clients.clone(),
-            metrics,
+            metrics: metrics.clone(),
             stop: stop.clone(),
         };
         let task = tokio::spawn(async move {
@@ -69,6 +70,7 @@ impl Server {
         Self {
             address,
             clients,
+            metrics,
             snapshots: sender,
             stop,
             task,

@@ -225,7 +225,7 @@ impl<V: Dialect> Client<V> {
         if let Some(node) = self.node.take() {
             V::identify(&mut request, node);
         }
-        self.stream.request(request)
+        self.stream.request(request).map(drop)
     }
 
     fn send(&mut self, request: V::Request) -> &mut Self {

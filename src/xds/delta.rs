@@ -10,11 +10,11 @@ use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
 use super::{
     held::Held,
-    stream::{Lagging, Variant},
+    stream::{Asked, Lagging, Variant},
     subscription::{Payload, Subscription},
 };
 use crate::{
-    resource::{Resource, ResourceType, Version},
+    resource::{Resource, Version},
     snapshot::{Cursor, ResourceSet},
 };
 
@@ -39,14 +39,14 @@ pub struct Delta {
 impl Variant for Delta {
     type Request = DeltaDiscoveryRequest;
 
-    fn request(&mut self, _kind: ResourceType, request: &mut Self::Request, first: bool) {
+    fn request(&mut self, request: &mut Self::Request, asked: Asked) {
         let subscribe = &request.resource_names_subscribe;
-        if first && subscribe.is_empty() {
-            self.switch_wildcard_on();
+        if asked.first && subscribe.is_empty() {
+            self.switch_wildcard_on(asked);
         }
         for name in subscribe {
             if name == WILDCARD {
-                self.switch_wildcard_on();
+                self.switch_wildcard_on(asked);
             } else {
                 let name: Arc<str> = name.as_str().into();
                 self.initial.remove(&*name);
@@ -54,7 +54,7 @@ impl Variant for Delta {
                 self.subscription.pending.insert(name);
             }
         }
-        if first {
+        if asked.first {
             self.initial = std::mem::take(&mut request.initial_resource_versions);
         }
         for name in &request.resource_names_unsubscribe {
@@ -90,6 +90,10 @@ impl Variant for Delta {
         Ok((answer || !payload.is_empty()).then_some(payload))
     }
 
+    fn subscription(&self) -> &Subscription {
+        &self.subscription
+    }
+
     fn caught_up(&self, set: &ResourceSet) -> bool {
         !self.restart && self.subscription.caught_up(set)
     }
@@ -108,17 +112,15 @@ impl Variant for Delta {
 
     /// What was rejected is behind the cursor: it is sent again only when it changes.
     fn rejected(&mut self, _version: Version) {}
-
-    fn subscribed(&self) -> usize {
-        self.subscription.names.len() + usize::from(self.subscription.wildcard)
-    }
 }
 
 impl Delta {
-    fn switch_wildcard_on(&mut self) {
-        self.subscription.wildcard = true;
-        self.restart = true;
+    fn switch_wildcard_on(&mut self, asked: Asked) {
         self.answer = true;
+        if !asked.only_named {
+            self.subscription.wildcard = true;
+            self.restart = true;
+        }
     }
 
     fn unsubscribe(&mut self, name: &str) {

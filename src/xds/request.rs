@@ -27,6 +27,9 @@ pub trait Request {
     /// Of a type that is not served: the names that the answer says are gone.
     fn names_that_do_not_exist(&self) -> Vec<Arc<str>>;
 
+    /// Whether the client holds resources of an earlier stream.
+    fn resumes(&self) -> bool;
+
     /// `None` if the request carries no node.
     fn client(&self) -> Option<Client> {
         self.node().map(|node| Client {
@@ -64,6 +67,11 @@ impl Request for DiscoveryRequest {
         self.node.as_ref()
     }
 
+    /// Everything is sent anew.
+    fn resumes(&self) -> bool {
+        false
+    }
+
     /// This variant has no word for it.
     fn names_that_do_not_exist(&self) -> Vec<Arc<str>> {
         Vec::new()
@@ -87,6 +95,10 @@ impl Request for DeltaDiscoveryRequest {
 
     fn node(&self) -> Option<&Node> {
         self.node.as_ref()
+    }
+
+    fn resumes(&self) -> bool {
+        !self.initial_resource_versions.is_empty()
     }
 
     fn names_that_do_not_exist(&self) -> Vec<Arc<str>> {

@@ -15,12 +15,14 @@ use tokio_stream::StreamExt;
 use tonic::{
     Status, Streaming,
     service::Routes,
-    transport::server::{Server, TcpConnectInfo, TcpIncoming},
+    transport::server::{Server, TcpConnectInfo},
 };
 use tonic_prost::ProstDecoder;
+use tracing::warn;
 
 use super::{
     body::{self, Form},
+    connection::incoming,
     delta::Delta,
     session::{Context, Session, refused},
     sotw::Sotw,
@@ -63,20 +65,38 @@ const SERVICES: [(&str, &str, &str, ResourceType); 4] = [
     ),
 ];
 
-/// Serves until the context's `stop`, then lets every stream end in order.
+/// How long streams get to end once the server stops; those that do not read are cut off then.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Serves until the context's `stop`, then lets every stream end in order, within a bound.
 pub async fn serve(
     listener: TcpListener,
     context: Context,
     others: Routes,
 ) -> Result<(), tonic::transport::Error> {
     let stop = context.stop.clone();
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    Server::builder()
+    let waking = context.fanout.clone().run();
+    let serving = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_routes(add_discovery(others, &context))
-        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
-        .await
+        .serve_with_incoming_shutdown(incoming(listener), stop.clone().cancelled_owned());
+    let drained = async {
+        stop.cancelled().await;
+        tokio::time::sleep(DRAIN).await;
+    };
+    let waking = async {
+        waking.await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        served = serving => served,
+        () = drained => {
+            warn!(streams = context.clients.list().len(), "cut off what did not end in time");
+            Ok(())
+        }
+        () = waking => Ok(()),
+    }
 }
 
 /// Adds every discovery service to what else is served on the port.
@@ -160,7 +180,7 @@ async fn fetch(
         .next()
         .await
         .ok_or_else(|| Status::invalid_argument("no request"))??;
-    let snapshots = context.snapshots.borrow().clone();
+    let snapshots = context.fanout.current();
     if !snapshots.loaded {
         return Err(Status::unavailable("the registry is not loaded yet"));
     }

@@ -19,7 +19,6 @@ use futures_util::{FutureExt, StreamExt, stream};
 use http::HeaderMap;
 use http_body::Frame;
 use http_body_util::StreamBody;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 use tracing::{debug, warn};
@@ -27,12 +26,13 @@ use tracing::{debug, warn};
 use super::{
     body::{self, Form},
     clients::{Clients, Inspect, Membership},
+    fanout::{Bell, Fanout, Interest},
     metrics::Metrics,
     request::Request,
     status::TypeStatus,
-    stream::{Refusal, Response, Scope, Stream, Variant},
+    stream::{Refusal, Response, Scope, Stream, Variant, shorten},
 };
-use crate::{resource::ResourceType, snapshot::Snapshots};
+use crate::resource::ResourceType;
 
 /// Requests that are taken in before an answer is looked for; a client may send without end.
 const REQUESTS_AT_ONCE: usize = 64;
@@ -43,7 +43,7 @@ const LARGE: usize = 4 << 20;
 /// What every stream of a server shares.
 #[derive(Clone, Debug)]
 pub struct Context {
-    pub snapshots: watch::Receiver<Arc<Snapshots>>,
+    pub fanout: Fanout,
     pub clients: Clients,
     pub metrics: Metrics,
     /// Cancelled when the server drains.
@@ -58,6 +58,7 @@ pub struct Session<V: Variant> {
     form: Form,
     address: Option<SocketAddr>,
     membership: Option<Membership>,
+    bell: Bell,
     /// Pieces of the message under way.
     pieces: VecDeque<Bytes>,
     /// When the change that the next response shows was seen in the registry.
@@ -88,6 +89,7 @@ where
         address: Option<SocketAddr>,
     ) -> Self {
         Self {
+            bell: context.fanout.bell(),
             context,
             requests,
             machine: Arc::new(Mutex::new(Stream::new(scope))),
@@ -126,7 +128,7 @@ where
         loop {
             self.take_waiting_requests()?;
             let now = Instant::now();
-            let snapshots = self.context.snapshots.borrow_and_update().clone();
+            let snapshots = self.context.fanout.current();
             let polled = self.machine().poll(&snapshots, now);
             if let Some(response) = polled.map_err(|refusal| refused(&refusal))? {
                 return Ok(response);
@@ -136,7 +138,7 @@ where
             let deadline = self.machine().deadline(now);
             match self.wait(deadline).await {
                 Wake::Request(request) => self.request(request?)?,
-                Wake::Snapshot => self.observed = self.context.snapshots.borrow().observed,
+                Wake::Snapshot => self.observed = self.context.fanout.current().observed,
                 Wake::Deadline => {}
                 Wake::Closed => return Err(Status::ok("")),
                 Wake::Stop => return Err(Status::unavailable("the server stops; reconnect")),
@@ -155,10 +157,7 @@ where
             biased;
             () = self.context.stop.cancelled() => Wake::Stop,
             request = self.requests.next() => request.map_or(Wake::Closed, Wake::Request),
-            changed = self.context.snapshots.changed() => match changed {
-                Ok(()) => Wake::Snapshot,
-                Err(_) => Wake::Stop,
-            },
+            () = self.bell.rung() => Wake::Snapshot,
             () = timer => Wake::Deadline,
         }
     }
@@ -175,29 +174,53 @@ where
     }
 
     fn request(&mut self, request: V::Request) -> Result<(), Status> {
-        self.note_rejection(&request);
+        let kind = ResourceType::from_type_url(request.type_url());
+        let error = request.error().map(shorten);
         let outcome = self.machine().request(request);
-        outcome.map_err(|refusal| refused(&refusal))?;
-        if self.membership.is_none() {
-            let client = self.machine().client().cloned();
-            if let Some(client) = client {
-                debug!(
-                    node = client.node_id,
-                    kind = client.kind.as_str(),
-                    "stream opened"
-                );
-                let stream = self.machine.clone() as Arc<dyn Inspect>;
-                self.membership = Some(self.context.clients.join(client, self.address, stream));
-            }
+        let rejects = outcome.map_err(|refusal| refused(&refusal))?;
+        self.join();
+        if let Some(error) = error.filter(|_| rejects) {
+            self.note_rejection(kind, &error);
         }
+        self.listen();
         Ok(())
     }
 
-    fn note_rejection(&self, request: &V::Request) {
-        let Some(error) = request.error() else {
+    /// Takes a place in the list of clients once it is known who asks.
+    fn join(&mut self) {
+        if self.membership.is_some() {
+            return;
+        }
+        let Some(client) = self.machine().client().cloned() else {
             return;
         };
-        let kind = ResourceType::from_type_url(request.type_url());
+        debug!(
+            node = client.node_id,
+            kind = client.kind.as_str(),
+            "stream opened"
+        );
+        let stream = self.machine.clone() as Arc<dyn Inspect>;
+        self.membership = Some(self.context.clients.join(client, self.address, stream));
+    }
+
+    /// Has the bell rung by what this stream is subscribed to now.
+    fn listen(&mut self) {
+        let machine = self.machine.clone();
+        let machine = machine.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(client) = machine.client() else {
+            return;
+        };
+        for (kind, subscription) in machine.interests() {
+            let interest = if subscription.wildcard {
+                Interest::All
+            } else {
+                Interest::Names(&subscription.names)
+            };
+            self.bell.listen(client.kind, kind, &interest);
+        }
+    }
+
+    fn note_rejection(&self, kind: Option<ResourceType>, error: &str) {
         let kind = kind.map_or("unknown", ResourceType::as_str);
         self.context.metrics.nacks.with_label_values(&[kind]).inc();
         let node = self.machine().client().map(|client| client.node_id.clone());

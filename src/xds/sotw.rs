@@ -17,7 +17,7 @@ use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
 
 use super::{
     held::Held,
-    stream::{Lagging, Variant},
+    stream::{Asked, Lagging, Variant},
     subscription::{Payload, Subscription},
 };
 use crate::{
@@ -62,8 +62,8 @@ struct Parts {
 impl Variant for Sotw {
     type Request = DiscoveryRequest;
 
-    fn request(&mut self, kind: ResourceType, request: &mut Self::Request, first: bool) {
-        self.whole = matches!(kind, ResourceType::Cluster | ResourceType::Listener);
+    fn request(&mut self, request: &mut Self::Request, asked: Asked) {
+        self.whole = matches!(asked.kind, ResourceType::Cluster | ResourceType::Listener);
         let (stars, names): (Vec<&str>, Vec<&str>) = request
             .resource_names
             .iter()
@@ -71,6 +71,7 @@ impl Variant for Sotw {
             .partition(|name| *name == WILDCARD);
         self.named |= !(stars.is_empty() && names.is_empty());
         let wildcard = !stars.is_empty() || (self.whole && !self.named);
+        let wildcard = wildcard && !asked.only_named;
         let names: BTreeSet<Arc<str>> = names.into_iter().map(Arc::from).collect();
         let added: Vec<_> = names
             .difference(&self.subscription.names)
@@ -78,7 +79,7 @@ impl Variant for Sotw {
             .collect();
 
         let widened = wildcard && !self.subscription.wildcard;
-        self.answer |= widened || (self.whole && (first || !added.is_empty()));
+        self.answer |= widened || (self.whole && (asked.first || !added.is_empty()));
         if widened {
             self.subscription.cursor = Some(0);
             self.parts.shares.clear();
@@ -122,6 +123,10 @@ impl Variant for Sotw {
         Ok(Some(payload))
     }
 
+    fn subscription(&self) -> &Subscription {
+        &self.subscription
+    }
+
     fn caught_up(&self, set: &ResourceSet) -> bool {
         !self.answer && self.subscription.caught_up(set)
     }
@@ -141,10 +146,6 @@ impl Variant for Sotw {
 
     fn answered(&mut self) {
         self.parts.under_way = Vec::new();
-    }
-
-    fn subscribed(&self) -> usize {
-        self.subscription.names.len() + usize::from(self.subscription.wildcard)
     }
 }
 

@@ -24,7 +24,7 @@ use std::{
 use super::{
     request::Request,
     status::{State, TypeStatus},
-    subscription::Payload,
+    subscription::{Payload, Subscription},
 };
 use crate::{
     resource::{ClientKind, Resource, ResourceType, Version},
@@ -37,12 +37,18 @@ pub const GATE: Duration = Duration::from_secs(2);
 /// The most of a client's error text that is kept.
 const ERROR_LEN: usize = 1024;
 
+/// The longest node id: it is kept and shown for as long as the stream lives.
+const NODE_ID_LEN: usize = 1024;
+
 /// A protocol variant's share in one resource type: what is subscribed and what is due.
 pub trait Variant: Default {
     type Request: Request;
 
-    /// Takes over what the request subscribes to. `first` is the type's first on this stream.
-    fn request(&mut self, kind: ResourceType, request: &mut Self::Request, first: bool);
+    /// Takes over what the request subscribes to.
+    fn request(&mut self, request: &mut Self::Request, asked: Asked);
+
+    /// What it is subscribed to.
+    fn subscription(&self) -> &Subscription;
 
     /// What is to be sent now, if anything. With `hold`, which is the time now, removals are kept
     /// back for as long as they may be.
@@ -66,9 +72,16 @@ pub trait Variant: Default {
 
     /// What refers to this resource was sent, so it has to follow though nothing in it changed.
     fn resend(&mut self, name: &Arc<str>, set: &ResourceSet);
+}
 
-    /// How many names are subscribed, the wildcard counting as one.
-    fn subscribed(&self) -> usize;
+/// What a variant has to know of a request beside its content.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    pub kind: ResourceType,
+    /// The type's first on this stream.
+    pub first: bool,
+    /// A wildcard holds nothing: this client is told of this type by name only.
+    pub only_named: bool,
 }
 
 /// The change log no longer reaches back to what this stream has seen.
@@ -80,6 +93,8 @@ pub struct Lagging;
 pub enum Refusal {
     #[error("the first message of a stream must carry `node`")]
     MissingNode,
+    #[error("the id of `node` has {0} bytes; use {NODE_ID_LEN} at most")]
+    LongNode(usize),
     #[error("`type_url` is empty; name the type of resource that is asked for")]
     MissingType,
     #[error("`type_url` is `{asked}`, but this service serves `{served}` alone; use ADS")]
@@ -146,6 +161,8 @@ struct Lane<V> {
     outstanding: Option<Outstanding>,
     acked: Option<Version>,
     error: Option<String>,
+    /// The client brought versions along, and may be up to date without a word of ours.
+    resumed: bool,
 }
 
 /// A response, or a chunked set of them, that waits for its ACK.
@@ -177,21 +194,37 @@ impl<V: Variant> Stream<V> {
         self.client.as_ref()
     }
 
-    /// Takes in one message of the client.
-    pub fn request(&mut self, mut request: V::Request) -> Result<(), Refusal> {
-        if self.client.is_none() {
-            self.client = Some(request.client().ok_or(Refusal::MissingNode)?);
-        }
+    /// Takes in one message of the client; returns whether it rejects a response.
+    pub fn request(&mut self, mut request: V::Request) -> Result<bool, Refusal> {
+        let client = match &self.client {
+            Some(client) => client.kind,
+            None => self.client.insert(introduced(&request)?).kind,
+        };
         let Some(kind) = self.kind_of(&request)? else {
             self.answer_unknown_type(&request);
-            return Ok(());
+            return Ok(false);
         };
         let slot = &mut self.lanes[kind as usize];
         let first = slot.is_none();
         let lane = slot.get_or_insert_default();
-        lane.acknowledge(&request);
-        lane.variant.request(kind, &mut request, first);
-        Ok(())
+        lane.resumed |= first && request.resumes();
+        let rejects = lane.acknowledge(&request);
+        let only_named = kind.is_by_name_only(client);
+        lane.variant.request(
+            &mut request,
+            Asked {
+                kind,
+                first,
+                only_named,
+            },
+        );
+        Ok(rejects)
+    }
+
+    /// What each type of this stream waits for.
+    pub fn interests(&self) -> impl Iterator<Item = (ResourceType, &Subscription)> {
+        let lanes = ResourceType::ALL.into_iter().zip(&self.lanes);
+        lanes.filter_map(|(kind, lane)| Some((kind, lane.as_ref()?.variant.subscription())))
     }
 
     /// The next message to send, if one is due. Call it until there is none after every request,
@@ -290,7 +323,7 @@ impl<V: Variant> Stream<V> {
         let hold = hold.then_some(now);
         let payload = lane.variant.collect(snapshot.set(kind), hold);
         let Some(payload) = payload.map_err(|Lagging| Refusal::Lagging)? else {
-            lane.close_chunks();
+            lane.nothing_due(snapshot.set(kind).version());
             return Ok(None);
         };
         let nonce = self.next_nonce();
@@ -392,8 +425,12 @@ impl<V: Variant> Lane<V> {
         });
     }
 
-    /// The rest of a chunked set vanished before it was sent; what was sent may be answered already.
-    fn close_chunks(&mut self) {
+    /// What the client holds is what there is, or the rest of a chunked set vanished before it was
+    /// sent; what was sent may be answered already.
+    fn nothing_due(&mut self, version: Version) {
+        if self.resumed {
+            self.acked.get_or_insert(version);
+        }
         if let Some(outstanding) = &mut self.outstanding {
             outstanding.open = false;
             self.free_if_answered();
@@ -413,24 +450,27 @@ impl<V: Variant> Lane<V> {
         }
     }
 
-    /// A request is an ACK or a NACK only by the nonce of a response that is outstanding.
-    fn acknowledge(&mut self, request: &V::Request) {
+    /// A request is an ACK or a NACK only by the nonce of a response that is outstanding. Returns
+    /// whether it is a NACK.
+    fn acknowledge(&mut self, request: &V::Request) -> bool {
         let Some(outstanding) = &mut self.outstanding else {
-            return;
+            return false;
         };
         let nonce = parse_nonce(request.nonce());
         let Some(nonce) = nonce.filter(|n| (outstanding.first..=outstanding.last).contains(n))
         else {
-            return;
+            return false;
         };
         outstanding.answered = outstanding.answered.max(nonce);
-        if let Some(error) = request.error() {
+        let error = request.error();
+        if let Some(error) = error {
             self.error = Some(shorten(error));
             self.variant.rejected(outstanding.version);
         } else if nonce == outstanding.first {
             self.error = None;
         }
         self.free_if_answered();
+        error.is_some()
     }
 
     fn status(&self) -> TypeStatus {
@@ -443,10 +483,18 @@ impl<V: Variant> Lane<V> {
         TypeStatus {
             state,
             version: self.acked.map(|version| version.to_string()),
-            subscribed: self.variant.subscribed(),
+            subscribed: self.variant.subscription().len(),
             error: self.error.clone(),
         }
     }
+}
+
+fn introduced(request: &impl Request) -> Result<Client, Refusal> {
+    let client = request.client().ok_or(Refusal::MissingNode)?;
+    if client.node_id.len() > NODE_ID_LEN {
+        return Err(Refusal::LongNode(client.node_id.len()));
+    }
+    Ok(client)
 }
 
 /// Clusters and endpoints are made before the routes that need them and removed after.
@@ -464,7 +512,7 @@ fn parse_nonce(text: &str) -> Option<u64> {
     (nonce_text(nonce) == text).then_some(nonce)
 }
 
-fn shorten(text: &str) -> String {
+pub(super) fn shorten(text: &str) -> String {
     let end = text
         .char_indices()
         .nth(ERROR_LEN)

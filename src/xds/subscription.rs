@@ -24,6 +24,11 @@ pub struct Subscription {
 }
 
 impl Subscription {
+    /// How many names are subscribed, the wildcard counting as one.
+    pub fn len(&self) -> usize {
+        self.names.len() + usize::from(self.wildcard)
+    }
+
     pub fn wants(&self, name: &str) -> bool {
         self.wildcard || self.names.contains(name)
     }

@@ -1,0 +1,325 @@
+//! Wakes the streams that a publication concerns, and no others.
+//!
+//! It refuses to know the protocol: a stream says what it is interested in and gets a bell. A stream
+//! that wants few names is rung when one of them changed; one that wants many, or all, when anything
+//! of the type did. Invariant: whoever was interested before a publication is rung by it if it
+//! changed something of interest; a bell that rings for nothing does no harm.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::{Notify, watch};
+
+use crate::{
+    resource::{ClientKind, ResourceType},
+    snapshot::Snapshots,
+};
+
+/// With more names than this a stream counts as wanting all of the type: ringing it costs less than
+/// knowing it by every name.
+const FEW: usize = 64;
+
+/// What a stream wants of one type.
+#[derive(Debug)]
+pub enum Interest<'a> {
+    All,
+    Names(&'a BTreeSet<Arc<str>>),
+}
+
+/// The current snapshots and everybody who waits for the next.
+#[derive(Clone, Debug)]
+pub struct Fanout {
+    snapshots: watch::Receiver<Arc<Snapshots>>,
+    bells: Arc<Mutex<Bells>>,
+}
+
+#[derive(Debug, Default)]
+struct Bells {
+    next: u64,
+    /// Rings for every type.
+    all: BTreeMap<u64, Arc<Notify>>,
+    types: HashMap<(ClientKind, ResourceType), Listeners>,
+}
+
+/// The streams that wait for changes of one type of one kind of clients.
+#[derive(Debug, Default)]
+struct Listeners {
+    any: BTreeMap<u64, Arc<Notify>>,
+    names: HashMap<Arc<str>, BTreeMap<u64, Arc<Notify>>>,
+}
+
+/// A stream's place among those who wait; it leaves when it is dropped.
+#[derive(Debug)]
+pub struct Bell {
+    fanout: Fanout,
+    id: u64,
+    notify: Arc<Notify>,
+    /// What it is listed under: all of the type, or these names.
+    listed: HashMap<(ClientKind, ResourceType), Option<Vec<Arc<str>>>>,
+}
+
+impl Fanout {
+    pub fn new(snapshots: watch::Receiver<Arc<Snapshots>>) -> Self {
+        Self {
+            snapshots,
+            bells: Arc::default(),
+        }
+    }
+
+    pub fn current(&self) -> Arc<Snapshots> {
+        self.snapshots.borrow().clone()
+    }
+
+    /// Rings after every publication until there are no more.
+    pub async fn run(mut self) {
+        let mut before = self.snapshots.borrow_and_update().clone();
+        while self.snapshots.changed().await.is_ok() {
+            let now = self.snapshots.borrow_and_update().clone();
+            self.ring(&before, &now);
+            before = now;
+        }
+    }
+
+    /// A bell that rings for nothing yet but the registry's first load.
+    pub fn bell(&self) -> Bell {
+        let notify = Arc::new(Notify::new());
+        let mut bells = self.bells();
+        bells.next += 1;
+        let id = bells.next;
+        bells.all.insert(id, notify.clone());
+        drop(bells);
+        Bell {
+            fanout: self.clone(),
+            id,
+            notify,
+            listed: HashMap::new(),
+        }
+    }
+
+    fn ring(&self, before: &Snapshots, now: &Snapshots) {
+        let bells = self.bells();
+        if before.loaded != now.loaded {
+            return bells.all.values().for_each(|bell| bell.notify_one());
+        }
+        for ((client, kind), listeners) in &bells.types {
+            let (old, new) = (before.of(*client).set(*kind), now.of(*client).set(*kind));
+            if old.latest() == new.latest() {
+                continue;
+            }
+            listeners.any.values().for_each(|bell| bell.notify_one());
+            if !new.reaches(old.latest()) {
+                listeners
+                    .names
+                    .values()
+                    .flat_map(BTreeMap::values)
+                    .for_each(|b| b.notify_one());
+            }
+            for name in new.names_since(old.latest()) {
+                let interested = listeners
+                    .names
+                    .get(name)
+                    .into_iter()
+                    .flat_map(BTreeMap::values);
+                interested.for_each(|bell| bell.notify_one());
+            }
+        }
+    }
+
+    fn bells(&self) -> MutexGuard<'_, Bells> {
+        self.bells.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Bell {
+    /// Completes once for all rings since it completed last.
+    pub async fn rung(&self) {
+        self.notify.notified().await;
+    }
+
+    /// Replaces what was said of the type before.
+    pub fn listen(&mut self, client: ClientKind, kind: ResourceType, interest: &Interest<'_>) {
+        let names = match interest {
+            Interest::Names(names) if names.len() <= FEW => Some(*names),
+            _ => None,
+        };
+        let key = (client, kind);
+        let names: Option<Vec<_>> = names.map(|names| names.iter().cloned().collect());
+        if self.listed.get(&key) == Some(&names) {
+            return;
+        }
+        let mut bells = self.fanout.bells();
+        let listeners = bells.types.entry(key).or_default();
+        if let Some(old) = self.listed.get(&key) {
+            listeners.remove(self.id, old.as_deref());
+        }
+        listeners.add(self.id, &self.notify, names.as_deref());
+        drop(bells);
+        self.listed.insert(key, names);
+    }
+}
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        let mut bells = self.fanout.bells();
+        bells.all.remove(&self.id);
+        for (key, names) in &self.listed {
+            if let Some(listeners) = bells.types.get_mut(key) {
+                listeners.remove(self.id, names.as_deref());
+            }
+        }
+    }
+}
+
+impl Listeners {
+    fn add(&mut self, id: u64, notify: &Arc<Notify>, names: Option<&[Arc<str>]>) {
+        let Some(names) = names else {
+            self.any.insert(id, notify.clone());
+            return;
+        };
+        for name in names {
+            self.names
+                .entry(name.clone())
+                .or_default()
+                .insert(id, notify.clone());
+        }
+    }
+
+    fn remove(&mut self, id: u64, names: Option<&[Arc<str>]>) {
+        let Some(names) = names else {
+            self.any.remove(&id);
+            return;
+        };
+        for name in names {
+            if let Some(interested) = self.names.get_mut(name) {
+                interested.remove(&id);
+                if interested.is_empty() {
+                    self.names.remove(name);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::resource::{Resource, Version};
+
+    struct World {
+        sender: watch::Sender<Arc<Snapshots>>,
+        fanout: Fanout,
+        now: Snapshots,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let mut now = Snapshots::default();
+            now.loaded = true;
+            let (sender, receiver) = watch::channel(Arc::new(now.clone()));
+            Self {
+                sender,
+                fanout: Fanout::new(receiver),
+                now,
+            }
+        }
+
+        fn put(&mut self, kind: ResourceType, name: &str, version: u64) {
+            let before = self.now.clone();
+            let resource = Resource::new(kind, name, Version(version), b"");
+            self.now.of_mut(ClientKind::Envoy).put(resource);
+            self.sender.send_replace(Arc::new(self.now.clone()));
+            self.fanout.ring(&before, &self.now);
+        }
+    }
+
+    fn rang(bell: &Bell) -> bool {
+        bell.rung().now_or_never().is_some()
+    }
+
+    fn names(names: &[&str]) -> BTreeSet<Arc<str>> {
+        names.iter().map(|name| Arc::from(*name)).collect()
+    }
+
+    #[test]
+    fn only_who_wants_the_name_is_rung() {
+        let mut world = World::new();
+        let (mut one, mut other, mut all) = (
+            world.fanout.bell(),
+            world.fanout.bell(),
+            world.fanout.bell(),
+        );
+        let envoy = ClientKind::Envoy;
+        one.listen(
+            envoy,
+            ResourceType::Endpoint,
+            &Interest::Names(&names(&["a", "b"])),
+        );
+        other.listen(
+            envoy,
+            ResourceType::Endpoint,
+            &Interest::Names(&names(&["c"])),
+        );
+        all.listen(envoy, ResourceType::Endpoint, &Interest::All);
+        world.put(ResourceType::Endpoint, "b", 1);
+        assert!(rang(&one) && rang(&all) && !rang(&other));
+        world.put(ResourceType::Cluster, "b", 1);
+        assert!(!rang(&one) && !rang(&all) && !rang(&other));
+    }
+
+    #[test]
+    fn a_change_of_interest_replaces_the_one_before() {
+        let mut world = World::new();
+        let mut bell = world.fanout.bell();
+        let kind = ResourceType::Endpoint;
+        bell.listen(ClientKind::Envoy, kind, &Interest::Names(&names(&["a"])));
+        bell.listen(ClientKind::Envoy, kind, &Interest::Names(&names(&["b"])));
+        world.put(kind, "a", 1);
+        assert!(!rang(&bell));
+        world.put(kind, "b", 1);
+        assert!(rang(&bell));
+    }
+
+    #[test]
+    fn many_names_are_as_good_as_all() {
+        let mut world = World::new();
+        let mut bell = world.fanout.bell();
+        let many: BTreeSet<Arc<str>> = (0..=FEW).map(|n| Arc::from(format!("n{n}"))).collect();
+        bell.listen(
+            ClientKind::Envoy,
+            ResourceType::Endpoint,
+            &Interest::Names(&many),
+        );
+        world.put(ResourceType::Endpoint, "other", 1);
+        assert!(rang(&bell));
+    }
+
+    #[test]
+    fn the_first_load_rings_everybody() {
+        let world = World::new();
+        let bell = world.fanout.bell();
+        let before = Snapshots::default();
+        world.fanout.ring(&before, &world.now);
+        assert!(rang(&bell));
+    }
+
+    #[test]
+    fn nothing_of_a_bell_is_left_when_it_is_dropped() {
+        let world = World::new();
+        let mut bell = world.fanout.bell();
+        let kind = ResourceType::Endpoint;
+        bell.listen(ClientKind::Envoy, kind, &Interest::Names(&names(&["a"])));
+        drop(bell);
+        let bells = world.fanout.bells();
+        assert!(bells.all.is_empty());
+        assert!(
+            bells
+                .types
+                .values()
+                .all(|l| l.any.is_empty() && l.names.is_empty())
+        );
+    }
+}
