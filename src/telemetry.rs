@@ -2,7 +2,8 @@
 //!
 //! It refuses to know what is logged and measured; each module registers its own metrics.
 //! Invariant: standard output is never touched. Quiet by default: our own lines from `info` up,
-//! those of the libraries from `warn` up.
+//! those of the libraries from `warn` up, and those of the ZooKeeper client from `error` up: it warns
+//! in every healthy start, and of every trouble that the watcher tells in better words.
 
 use std::{env, fmt, io};
 
@@ -77,12 +78,13 @@ fn filter(level: Option<Level>, variable: Option<&str>) -> Result<EnvFilter, Err
     })
 }
 
-/// Ours from the level up, others never below `warn`.
+/// Ours from the level up, others never below `warn`; the ZooKeeper client's only where all is asked.
 fn of_level(level: Level) -> String {
     let name = format!("{level:?}").to_lowercase();
     match level {
         Level::Error => name,
-        _ => format!("warn,meshkeeper={name}"),
+        Level::Warn | Level::Info => format!("warn,zookeeper_client=error,meshkeeper={name}"),
+        Level::Debug | Level::Trace => format!("warn,meshkeeper={name}"),
     }
 }
 
@@ -105,16 +107,12 @@ pub fn metrics() -> prometheus::Result<Registry> {
 mod tests {
     use super::*;
 
+    const QUIET: &str = "zookeeper_client=error,meshkeeper=info,warn";
+
     #[test]
     fn it_is_quiet_by_default_and_the_level_is_for_our_own_lines() {
-        assert_eq!(
-            filter(None, None).unwrap().to_string(),
-            "meshkeeper=info,warn"
-        );
-        assert_eq!(
-            filter(None, Some(" ")).unwrap().to_string(),
-            "meshkeeper=info,warn"
-        );
+        assert_eq!(filter(None, None).unwrap().to_string(), QUIET);
+        assert_eq!(filter(None, Some(" ")).unwrap().to_string(), QUIET);
         let debug = filter(Some(Level::Debug), Some("trace")).unwrap();
         assert_eq!(debug.to_string(), "meshkeeper=debug,warn");
         assert_eq!(

@@ -109,3 +109,71 @@ async fn a_successor_replaces_what_a_dead_predecessor_left() {
     assert!(matches!(refused, Err(register::Error::Occupied { .. })));
     mirror.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_znode_that_somebody_deletes_is_created_again_within_the_session() {
+    let server = ZooKeeper::start();
+    let client = server.client().await;
+    let held = Held::start(registration(&server.connect(), b"here")).await;
+    let path = "/services/orders/i-1";
+    let (_, first) = client.get_data(path).await.unwrap();
+    let owner = first.ephemeral_owner;
+    let mut mirror = Mirror::start(&server.connect(), "/services");
+    let expected = znodes(&[("orders", ""), ("orders/i-1", "here")]);
+    mirror.until_equal(&expected).await;
+
+    client.delete(path, None).await.unwrap();
+    let again = async |older: i64| {
+        timeout(PATIENCE, async {
+            loop {
+                match client.check_stat(path).await.unwrap() {
+                    Some(stat) if stat.czxid > older => return stat,
+                    _ => tokio::time::sleep(Duration::from_millis(10)).await,
+                }
+            }
+        })
+        .await
+        .expect("it comes again")
+    };
+    let second = again(first.czxid).await;
+    assert_eq!(second.ephemeral_owner, owner, "the session lives on");
+    // The whole service, as `deleteall` does.
+    drop(client.delete(path, None).await);
+    drop(client.delete("/services/orders", None).await);
+    again(second.czxid).await;
+    mirror.until_equal(&expected).await;
+    held.stop().await;
+    assert_eq!(client.check_stat(path).await.unwrap(), None);
+    mirror.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_taken_over_waits_and_registers_again_when_the_successor_goes() {
+    let server = ZooKeeper::start();
+    let client = server.client().await;
+    let path = "/services/orders/i-1";
+    let mut first = Held::start(registration(&server.connect(), b"first")).await;
+    let second = Held::start(registration(&server.connect(), b"second")).await;
+    first.until(false).await;
+    assert_eq!(client.get_data(path).await.unwrap().0, b"second");
+    second.stop().await;
+    first.until(true).await;
+    assert_eq!(client.get_data(path).await.unwrap().0, b"first");
+
+    first.stop().await;
+    assert_eq!(client.check_stat(path).await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_does_not_wait_for_a_server_that_is_gone() {
+    let mut server = ZooKeeper::start();
+    let held = Held::start(registration(&server.connect(), b"here")).await;
+    server.kill();
+    let began = std::time::Instant::now();
+    held.stop().await;
+    assert!(
+        began.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        began.elapsed()
+    );
+}

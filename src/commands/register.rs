@@ -156,26 +156,10 @@ fn payload(address: SocketAddr, mut data: Map<String, Value>) -> String {
     Value::Object(data).to_string()
 }
 
-/// Holds the registration and says when it stands.
+/// Holds the registration, which logs by itself when it stands.
 async fn announce(registration: Registration, stop: CancellationToken) -> anyhow::Result<()> {
-    let Registration {
-        root, service, id, ..
-    } = &registration;
-    let path = format!("{}/{service}/{id}", root.trim_end_matches('/'));
-    let (registered, mut changes) = watch::channel(false);
-    let mut held = pin!(hold(registration, registered, stop));
-    loop {
-        tokio::select! {
-            result = &mut held => return result.map_err(Into::into),
-            Ok(()) = changes.changed() => {
-                if *changes.borrow_and_update() {
-                    tracing::info!(%path, "registered");
-                } else {
-                    tracing::info!(%path, "not registered");
-                }
-            }
-        }
-    }
+    let (registered, _) = watch::channel(false);
+    Ok(hold(registration, registered, stop).await?)
 }
 
 /// Holds until a signal comes or the child ends, then takes both down in order.

@@ -12,8 +12,6 @@ pub(super) struct Address {
     pub chroot: String,
 }
 
-const DEFAULT_PORT: u16 = 2181;
-
 /// `Err` names what is wrong in `connect` and how it should read.
 pub fn check_connect(connect: &str) -> Result<(), String> {
     parse(connect).map(|_| ())
@@ -62,7 +60,7 @@ fn no_comma(chroot: &str) -> Result<(), &'static str> {
 }
 
 fn server(text: &str) -> Result<(String, u16), String> {
-    let bad = |why: &str| format!("the server {text:?} {why}; write host:port");
+    let bad = |why: &str| format!("the server {text:?} {why}; write host:port, as in zk-1:2181");
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
             Some((host, "")) => (host, None),
@@ -86,14 +84,18 @@ fn server(text: &str) -> Result<(String, u16), String> {
     if host.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err(bad("has a blank in it"));
     }
-    let port = match port {
-        None => DEFAULT_PORT,
-        Some(port) => match port.parse() {
-            Ok(port) if port > 0 => port,
-            _ => return Err(bad("has a port that is not 1 to 65535")),
-        },
+    let Some(port) = port else {
+        return Err(match host.parse::<u16>() {
+            Ok(port) => format!("the server {text:?} has no host; write zk-1:{port}"),
+            Err(_) => format!("the server {text:?} has no port; write {text}:2181"),
+        });
     };
-    Ok((host.to_owned(), port))
+    // The parser of numbers would take a sign, which the client does not.
+    let digits = port.bytes().all(|b| b.is_ascii_digit());
+    match port.parse() {
+        Ok(port) if port > 0 && digits => Ok((host.to_owned(), port)),
+        _ => Err(bad("has a port that is not 1 to 65535")),
+    }
 }
 
 /// ZooKeeper's rules for a path that is not `/`.
@@ -128,14 +130,14 @@ mod tests {
 
     #[test]
     fn servers_and_chroot_are_taken_apart() {
-        let address = parse("zk1:2181,zk2,[::1]:2182/mesh/a").unwrap();
+        let address = parse("zk1:2181,zk2:2181,[::1]:2182/mesh/a").unwrap();
         let servers = [("zk1", 2181), ("zk2", 2181), ("::1", 2182)];
         assert_eq!(
             address.servers,
             servers.map(|(host, port)| (host.to_owned(), port))
         );
         assert_eq!(address.chroot, "/mesh/a");
-        assert_eq!(parse("zk1/").unwrap().chroot, "");
+        assert_eq!(parse("zk1:2181/").unwrap().chroot, "");
     }
 
     #[test]
@@ -152,10 +154,16 @@ mod tests {
             ("zk 1:2181", "blank"),
             ("::1:2181", "without brackets"),
             ("[::1", "closing bracket"),
-            ("zk1/a,zk2/a", "comma"),
-            ("zk1/a/", "ends with /"),
-            ("zk1//a", "empty name"),
-            ("zk1/../a", "relative"),
+            ("zk1:+2181", "1 to 65535"),
+            ("zk1:-1", "1 to 65535"),
+            ("zk-1", "write zk-1:2181"),
+            ("zk1:2181,zk-2/mesh", "write zk-2:2181"),
+            ("[::1]", "write [::1]:2181"),
+            ("2182", "write zk-1:2182"),
+            ("zk1:1/a,zk2:1/a", "comma"),
+            ("zk1:1/a/", "ends with /"),
+            ("zk1:1//a", "empty name"),
+            ("zk1:1/../a", "relative"),
         ] {
             let message = check_connect(connect).unwrap_err();
             assert!(message.contains(says), "{connect:?}: {message}");

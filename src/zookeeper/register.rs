@@ -1,20 +1,28 @@
 //! The registering side: holds one ephemeral znode, as any service may that wants to be found.
 //!
 //! It refuses to know what the data means. Invariant: while [`hold`] runs and the ensemble is
-//! reachable, the znode exists with the data given; after it returned, the session is closed and
-//! the znode gone with it (or expires, where the ensemble could not be told).
+//! reachable, the znode exists, or another session's of the same name does. It is watched: where it
+//! was deleted it is created again, with the data given (data that somebody else wrote into it
+//! stands); where another session took the name over, that one has it until it goes. After `hold`
+//! returned, the session is closed and the znode gone with it (or expires, where the ensemble could
+//! not be told).
 
 use std::time::Duration;
 
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
-use zookeeper_client::{Acls, Client, CreateMode, Error as ClientError, SessionState};
+use tracing::{debug, info, warn};
+use zookeeper_client::{
+    Acls, Client, CreateMode, Error as ClientError, OneshotWatcher, SessionState,
+};
 
 use super::{
     check_root,
     connect_string::{self, Address},
-    session::{self, Backoff},
+    session::{self, Backoff, Trouble},
 };
 
 /// What to register, and where.
@@ -56,7 +64,7 @@ pub async fn hold(
     registered: watch::Sender<bool>,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let holder = Holder::new(registration)?;
+    let mut holder = Holder::new(registration, registered)?;
     let mut backoff = Backoff::default();
     loop {
         let opened = tokio::select! {
@@ -66,17 +74,20 @@ pub async fn hold(
         let client = match opened {
             Ok(client) => client,
             Err(reason) => {
-                warn!(connect = %holder.registration.connect, %reason, "no connection to ZooKeeper; trying on");
+                holder.tell(&reason, "no connection to ZooKeeper; trying on");
                 continue;
             }
         };
         let held = tokio::select! {
             () = stop.cancelled() => Ok(()),
-            held = holder.hold(&client, &registered, &mut backoff) => held,
+            held = holder.hold(&client, &mut backoff) => held,
         };
-        registered.send_replace(false);
+        holder.registered.send_replace(false);
         if held.is_err() || stop.is_cancelled() {
             // Closing the session removes the znode, and never a successor's of the same name.
+            if client.state() == SessionState::Disconnected {
+                info!(path = %holder.path, "no connection to ZooKeeper to deregister on; leaving in a moment");
+            }
             if !session::close(client).await {
                 warn!(path = %holder.path, "ZooKeeper did not confirm the end of the session; the znode goes when it expires");
             }
@@ -91,10 +102,16 @@ struct Holder {
     /// From the ensemble's own root on, through the chroot.
     parent: String,
     path: String,
+    registered: watch::Sender<bool>,
+    /// The session that the znode was created in last: ours, though it may be over.
+    own: Option<i64>,
+    /// The session that was told to have taken the name over.
+    successor: Option<i64>,
+    trouble: Trouble,
 }
 
 impl Holder {
-    fn new(registration: Registration) -> Result<Self, Error> {
+    fn new(registration: Registration, registered: watch::Sender<bool>) -> Result<Self, Error> {
         let address = connect_string::parse(&registration.connect).map_err(Error::Connect)?;
         check_root(&registration.root).map_err(Error::Root)?;
         for (what, name) in [("service", &registration.service), ("id", &registration.id)] {
@@ -111,6 +128,10 @@ impl Holder {
             parent,
             address,
             registration,
+            registered,
+            own: None,
+            successor: None,
+            trouble: Trouble::default(),
         })
     }
 
@@ -125,81 +146,155 @@ impl Holder {
         Ok(client.chroot("/").unwrap_or_else(|client| client))
     }
 
-    /// Registers, and returns when the session is over.
-    async fn hold(
-        &self,
-        client: &Client,
-        registered: &watch::Sender<bool>,
-        backoff: &mut Backoff,
-    ) -> Result<(), Error> {
-        let mut state = client.state_watcher();
+    /// Keeps the znode, and returns when the session is over.
+    async fn hold(&mut self, client: &Client, backoff: &mut Backoff) -> Result<(), Error> {
         while !client.state().is_terminated() {
-            match self.register(client).await {
-                Ok(()) => {
+            match self.settle(client).await {
+                Ok(watcher) => {
                     backoff.reset();
-                    registered.send_replace(true);
-                    info!(path = %self.path, session = %client.session_id(), "registered");
-                    break;
+                    // Any event is a reason to look again; the end of the session is one too.
+                    watcher.changed().await;
                 }
                 Err(error) if is_final(&error) => return Err(error),
+                Err(_) if client.state().is_terminated() => break,
                 Err(error) => {
-                    warn!(path = %self.path, %error, "not registered; trying on");
+                    self.tell(&error.to_string(), "not registered; trying on");
                     sleep(backoff.next()).await;
                 }
             }
         }
-        let mut now = state.state();
-        while !now.is_terminated() {
-            now = state.changed().await;
-        }
-        warn!(path = %self.path, state = %now, "the session is over; registering again");
-        debug_assert_ne!(now, SessionState::SyncConnected);
+        let state = client.state();
+        warn!(path = %self.path, %state, "the session is over; registering again");
         Ok(())
     }
 
-    async fn register(&self, client: &Client) -> Result<(), Error> {
-        let refused = |reason| Error::Refused {
-            path: self.path.clone(),
-            reason,
-        };
-        let ephemeral = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
-        let persistent = CreateMode::Persistent.with_acls(Acls::anyone_all());
-        let data = &self.registration.data;
-        match client.create(&self.path, data, &ephemeral).await {
-            Ok(_) => Ok(()),
-            Err(ClientError::NoNode) => {
-                (client.mkdir(&self.parent, &persistent).await).map_err(refused)?;
-                let created = client.create(&self.path, data, &ephemeral).await;
-                created.map(|_| ()).map_err(refused)
+    /// Looks at the znode and brings it in order as far as that is ours to do. What it returns
+    /// fires when there is reason to look again, at once where something was done.
+    async fn settle(&mut self, client: &Client) -> Result<OneshotWatcher, Error> {
+        let session = client.session_id().0;
+        let looked = client.check_and_watch_stat(&self.path).await;
+        let (stat, watcher) = looked.map_err(|reason| self.refused(reason))?;
+        match stat.map(|stat| (stat.ephemeral_owner, stat.version)) {
+            None => {
+                self.missing(session);
+                self.create(client).await?;
             }
-            Err(ClientError::NodeExists) => self.replace(client).await,
-            Err(error) => Err(refused(error)),
+            // Also where a create succeeded and its answer was lost.
+            Some((owner, _)) if owner == session => self.stands(session),
+            Some((owner, version)) if self.may_replace(owner) => {
+                self.replace(client, version).await?;
+            }
+            Some((0, _)) if self.own.is_none() => {
+                let path = self.path.clone();
+                return Err(Error::Occupied { path });
+            }
+            Some((owner, _)) => self.yields_to(owner),
+        }
+        Ok(watcher)
+    }
+
+    /// The first registration takes the place of a predecessor whose session did not end yet; later
+    /// ones only that of our own former session, so that two that hold one name do not fight.
+    fn may_replace(&self, owner: i64) -> bool {
+        owner != 0 && self.own.is_none_or(|own| own == owner)
+    }
+
+    fn stands(&mut self, session: i64) {
+        self.own = Some(session);
+        self.successor = None;
+        self.trouble.over(Instant::now());
+        if !self.registered.send_replace(true) {
+            info!(path = %self.path, session = %hex(session), "registered");
         }
     }
 
-    /// Takes the place of a predecessor whose session did not end yet, in one transaction.
-    async fn replace(&self, client: &Client) -> Result<(), Error> {
-        let refused = |reason| Error::Refused {
-            path: self.path.clone(),
-            reason,
-        };
-        let Some(stat) = client.check_stat(&self.path).await.map_err(refused)? else {
-            return Err(refused(ClientError::NoNode));
-        };
-        if stat.ephemeral_owner == 0 {
-            let path = self.path.clone();
-            return Err(Error::Occupied { path });
+    fn missing(&mut self, session: i64) {
+        if self.registered.send_replace(false) && self.own == Some(session) {
+            warn!(path = %self.path, "the znode was deleted by somebody else; registering again");
         }
-        let ephemeral = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
-        let mut writer = client.new_multi_writer();
-        (writer.add_delete(&self.path, Some(stat.version)))
-            .and_then(|()| writer.add_create(&self.path, &self.registration.data, &ephemeral))
-            .map_err(refused)?;
-        match writer.commit().await {
-            Ok(_) => Ok(()),
-            Err(error) => Err(refused(error.into())),
+        if self.successor.take().is_some() {
+            info!(path = %self.path, "the znode that took over is gone; registering again");
         }
     }
+
+    fn yields_to(&mut self, owner: i64) {
+        self.registered.send_replace(false);
+        if self.successor.replace(owner) == Some(owner) {
+            return;
+        }
+        let path = &self.path;
+        if owner == 0 {
+            warn!(%path, "taken over by a persistent znode; waiting until it is removed");
+        } else {
+            warn!(%path, "taken over by session {}; waiting until it goes", hex(owner));
+        }
+    }
+
+    async fn create(&self, client: &Client) -> Result<(), Error> {
+        let ephemeral = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
+        let data = &self.registration.data;
+        let mut created = client.create(&self.path, data, &ephemeral).await;
+        if let Err(ClientError::NoNode) = created {
+            self.create_parent(client).await?;
+            created = client.create(&self.path, data, &ephemeral).await;
+        }
+        match created {
+            // Whose it is shows at the next look.
+            Ok(_) | Err(ClientError::NodeExists) => Ok(()),
+            Err(error) => Err(self.refused(error)),
+        }
+    }
+
+    async fn create_parent(&self, client: &Client) -> Result<(), Error> {
+        let chroot = &self.address.chroot;
+        if !chroot.is_empty() {
+            let there = client.check_stat(chroot).await;
+            if there.map_err(|error| self.refused(error))?.is_none() {
+                warn!(
+                    %chroot, connect = %self.registration.connect,
+                    "the chroot does not exist and is created; if it is misspelled, nobody will find this instance"
+                );
+            }
+        }
+        let persistent = CreateMode::Persistent.with_acls(Acls::anyone_all());
+        let made = client.mkdir(&self.parent, &persistent).await;
+        made.map_err(|error| self.refused(error))
+    }
+
+    /// In one transaction, so that nobody sees the name without a znode.
+    async fn replace(&self, client: &Client, version: i32) -> Result<(), Error> {
+        let ephemeral = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
+        let mut writer = client.new_multi_writer();
+        (writer.add_delete(&self.path, Some(version)))
+            .and_then(|()| writer.add_create(&self.path, &self.registration.data, &ephemeral))
+            .map_err(|error| self.refused(error))?;
+        let replaced = writer.commit().await;
+        replaced
+            .map(|_| ())
+            .map_err(|error| self.refused(error.into()))
+    }
+
+    fn refused(&self, reason: ClientError) -> Error {
+        Error::Refused {
+            path: self.path.clone(),
+            reason,
+        }
+    }
+
+    /// Aloud where it is news.
+    fn tell(&mut self, reason: &str, what: &'static str) {
+        let (path, connect) = (&self.path, &self.registration.connect);
+        if self.trouble.is_news(reason, Instant::now()) {
+            warn!(%path, %connect, %reason, "{what}");
+        } else {
+            debug!(%path, %connect, %reason, "{what}");
+        }
+    }
+}
+
+/// As ZooKeeper's own tools write a session.
+fn hex(session: i64) -> String {
+    format!("0x{session:x}")
 }
 
 /// Whether trying the same again is of no use.

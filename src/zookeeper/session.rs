@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::{
     net::{TcpStream, lookup_host},
-    time::timeout,
+    time::{Instant, timeout},
 };
-use zookeeper_client::{Client, Error};
+use zookeeper_client::{Client, Error, SessionState};
 
 use super::connect_string::Address;
 
@@ -17,6 +17,10 @@ use super::connect_string::Address;
 const DIAGNOSIS: Duration = Duration::from_secs(1);
 /// How long the ensemble gets to confirm that a session is closed.
 const CLOSE: Duration = Duration::from_secs(3);
+/// The same where there is no connection: it may return, but nobody should have to wait for it.
+const CLOSE_BLINDLY: Duration = Duration::from_secs(1);
+/// How often the same trouble is said again in the log.
+const HINT: Duration = Duration::from_secs(30);
 
 /// One attempt at each server. `Err` says for each why it did not work.
 pub(super) async fn open(
@@ -64,13 +68,17 @@ async fn look_at(host: &str, port: u16) -> String {
 /// are gone. Needs the last handle on the client. `false` if there was no answer in time.
 pub(super) async fn close(client: Client) -> bool {
     let mut state = client.state_watcher();
+    let patience = match state.state() {
+        SessionState::Disconnected => CLOSE_BLINDLY,
+        _ => CLOSE,
+    };
     drop(client);
     let closed = async {
         while !state.state().is_terminated() {
             state.changed().await;
         }
     };
-    timeout(CLOSE, closed).await.is_ok()
+    timeout(patience, closed).await.is_ok()
 }
 
 /// Waits that grow from attempt to attempt, up to two seconds.
@@ -92,5 +100,49 @@ impl Backoff {
         };
         self.failures = self.failures.saturating_add(1);
         wait
+    }
+}
+
+/// What is wrong at present, and when the log heard of it last.
+#[derive(Debug, Default)]
+pub(super) struct Trouble {
+    began: Option<Instant>,
+    told: Option<(String, Instant)>,
+}
+
+impl Trouble {
+    /// Whether to say it aloud: at once where the reason is new, else now and then.
+    pub fn is_news(&mut self, reason: &str, now: Instant) -> bool {
+        self.began.get_or_insert(now);
+        let due = (self.told.as_ref())
+            .is_none_or(|(told, when)| told != reason || now.duration_since(*when) >= HINT);
+        if due {
+            self.told = Some((reason.to_owned(), now));
+        }
+        due
+    }
+
+    /// All is well again; how long it was not.
+    pub fn over(&mut self, now: Instant) -> Option<Duration> {
+        self.told = None;
+        self.began.take().map(|began| now.duration_since(began))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_trouble_is_news_now_and_then_and_a_new_one_at_once() {
+        let (mut trouble, start) = (Trouble::default(), Instant::now());
+        let half = start + HINT / 2;
+        assert!(trouble.is_news("refused", start));
+        assert!(!trouble.is_news("refused", half));
+        assert!(trouble.is_news("no answer", half));
+        assert!(trouble.is_news("no answer", half + HINT));
+        assert_eq!(trouble.over(half + HINT), Some(HINT + HINT / 2));
+        assert_eq!(trouble.over(half + HINT), None);
+        assert!(trouble.is_news("no answer", half + HINT), "another outage");
     }
 }
