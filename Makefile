@@ -11,6 +11,8 @@ help: ## this list
 	@printf '  ENVOY_ADMIN_PORT=15000\n'
 	@printf '  SAMPLES_PORT=18081       the first of four ports of the sample instances\n'
 	@printf '  MESHKEEPER_PROFILE=dev   or release: slower to build\n'
+	@printf '  MESHKEEPER_BIN=          a binary that is built already, instead of building one\n'
+	@printf '  MESHKEEPER_RUN_DIR=.components/run   logs and data of the demo\n'
 
 run: ## a whole mesh on this machine, until Ctrl-C: ZooKeeper, MeshKeeper, Envoy, sample instances
 	@e2e/demo/run

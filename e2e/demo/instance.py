@@ -12,6 +12,8 @@ import sys
 class Instance(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     name = ""
+    # Buffered, so that head and body leave at once: apart they wait for each other (Nagle, delayed ACK).
+    wbufsize = -1
 
     def do_GET(self):
         body = f"{self.name}\n".encode()

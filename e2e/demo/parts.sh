@@ -73,7 +73,11 @@ is_running() {
 fail_because_of() {
     local status=0
     wait "$1" 2>/dev/null || status=$?
-    printf '\n%s ended by itself (status %d).\n' "${part_names[$1]}" "$status" >&2
+    if ((status > 128)); then
+        printf '\n%s was killed (signal %d).\n' "${part_names[$1]}" $((status - 128)) >&2
+    else
+        printf '\n%s ended by itself (status %d).\n' "${part_names[$1]}" "$status" >&2
+    fi
     show_log "$1"
     exit 1
 }
