@@ -41,6 +41,9 @@ mod properties;
 mod sotw;
 mod surface;
 
+/// More responses than any conversation here has.
+const ENDLESS: usize = 400;
+
 /// What is published, and the time.
 #[derive(Clone)]
 struct Mesh(Rc<RefCell<World>>);
@@ -241,6 +244,7 @@ impl<V: Dialect> Client<V> {
     /// The next response as it is, checked for what holds of every response.
     fn receive(&mut self) -> Option<Response> {
         let response = self.try_poll().unwrap()?;
+        assert!(self.nonces.len() < ENDLESS, "responses without end");
         assert!(!response.nonce.is_empty(), "an empty nonce: {response:?}");
         assert!(
             self.nonces.insert(response.nonce.clone()),
