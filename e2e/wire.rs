@@ -10,7 +10,10 @@ use envoy_types::pb::envoy::{
         discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest},
         endpoint::v3::endpoint_discovery_service_client::EndpointDiscoveryServiceClient,
         listener::v3::listener_discovery_service_client::ListenerDiscoveryServiceClient,
-        route::v3::route_discovery_service_client::RouteDiscoveryServiceClient,
+        route::v3::{
+            route_discovery_service_client::RouteDiscoveryServiceClient,
+            virtual_host_discovery_service_client::VirtualHostDiscoveryServiceClient,
+        },
         secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient,
     },
 };
@@ -22,7 +25,10 @@ use tonic::Code;
 
 use crate::support::discovery::{Delta, PATIENCE, Server, Sotw, node, told, version};
 
-use ResourceType::{Cluster, Endpoint, Listener, Route};
+use ResourceType::{Cluster, Endpoint, Listener, Route, VirtualHost};
+
+/// The types that a wildcard tells, in the order in which they are pushed.
+const TYPES: [ResourceType; 4] = [Cluster, Endpoint, Listener, Route];
 
 fn request(kind: ResourceType) -> DiscoveryRequest {
     DiscoveryRequest {
@@ -48,7 +54,7 @@ async fn line_1_ads_serves_both_variants_on_one_connection() {
 #[tokio::test]
 async fn line_2_the_services_of_single_types_stream_and_fetch() {
     let server = Server::start().await;
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         server.put(kind, "a", 1);
     }
     let channel = server.channel().await;
@@ -67,7 +73,7 @@ async fn line_2_the_services_of_single_types_stream_and_fetch() {
         listeners.fetch_listeners(named(Listener)).await.unwrap(),
         routes.fetch_routes(named(Route)).await.unwrap(),
     ];
-    for (response, kind) in fetched.iter().zip(ResourceType::ALL) {
+    for (response, kind) in fetched.iter().zip(TYPES) {
         assert_eq!(response.get_ref().type_url, kind.type_url());
         assert_eq!(response.get_ref().resources.len(), 1);
     }
@@ -91,6 +97,36 @@ async fn line_2_the_services_of_single_types_stream_and_fetch() {
     assert_eq!(
         told(&stream.message().await.unwrap().unwrap()),
         [("a", version(1).as_str())]
+    );
+}
+
+#[tokio::test]
+async fn line_2_virtual_hosts_are_served_by_name_in_increments() {
+    let server = Server::start().await;
+    server.put(VirtualHost, "outbound/a", 1);
+    let mut hosts = VirtualHostDiscoveryServiceClient::new(server.channel().await);
+    let named = DeltaDiscoveryRequest {
+        node: Some(node()),
+        resource_names_subscribe: vec!["outbound/a".into(), "outbound/x".into()],
+        ..DeltaDiscoveryRequest::default()
+    };
+    let stream = hosts.delta_virtual_hosts(tokio_stream::iter([named])).await;
+    let response = stream
+        .unwrap()
+        .into_inner()
+        .message()
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(response.type_url, VirtualHost.type_url());
+    assert_eq!(told(&response), [("outbound/a", version(1).as_str())]);
+    assert_eq!(response.removed_resources, ["outbound/x"]);
+
+    let mut delta = server.delta().await;
+    delta.subscribe(VirtualHost, &[]).await;
+    assert!(
+        delta.next().await.resources.is_empty(),
+        "a wildcard holds none"
     );
 }
 
@@ -312,7 +348,7 @@ async fn line_31_a_client_that_comes_back_is_told_the_difference() {
 async fn line_34_a_new_service_arrives_in_order_and_leaves_in_reverse() {
     let server = Server::start().await;
     let mut delta = server.delta().await;
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         delta.subscribe(kind, &["*"]).await;
         let first = delta.next().await;
         delta.ack(&first).await;
@@ -322,13 +358,13 @@ async fn line_34_a_new_service_arrives_in_order_and_leaves_in_reverse() {
             snapshot.put(Resource::new(kind, "a", Version(1), &[]));
         }
     });
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         let response = delta.next().await;
         assert_eq!(response.type_url, kind.type_url());
         delta.ack(&response).await;
     }
     server.change(|snapshot| {
-        for kind in ResourceType::ALL {
+        for kind in TYPES {
             snapshot.remove(kind, "a");
         }
     });
@@ -452,7 +488,7 @@ async fn line_45_two_streams_of_one_node_are_both_served_and_a_stop_truncates_no
 async fn proxyless_wildcards_hold_no_listeners_and_no_routes() {
     let server = Server::start().await;
     server.change_all(|snapshots| {
-        for kind in ResourceType::ALL {
+        for kind in TYPES {
             let resource = Resource::new(kind, "a", Version(1), &[]);
             snapshots.of_mut(ClientKind::Grpc).put(resource);
         }

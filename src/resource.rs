@@ -23,10 +23,18 @@ pub enum ResourceType {
     Endpoint,
     Listener,
     Route,
+    /// `outbound/HOST`: one virtual host of a sidecar's route configuration.
+    VirtualHost,
 }
 
 impl ResourceType {
-    pub const ALL: [Self; 4] = [Self::Cluster, Self::Endpoint, Self::Listener, Self::Route];
+    pub const ALL: [Self; 5] = [
+        Self::Cluster,
+        Self::Endpoint,
+        Self::Listener,
+        Self::Route,
+        Self::VirtualHost,
+    ];
 
     pub const fn type_url(self) -> &'static str {
         match self {
@@ -34,6 +42,7 @@ impl ResourceType {
             Self::Endpoint => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
             Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
             Self::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+            Self::VirtualHost => "type.googleapis.com/envoy.config.route.v3.VirtualHost",
         }
     }
 
@@ -47,16 +56,17 @@ impl ResourceType {
         match self {
             Self::Cluster => Some(Self::Endpoint),
             Self::Listener => Some(Self::Route),
-            Self::Endpoint | Self::Route => None,
+            Self::Endpoint | Self::Route | Self::VirtualHost => None,
         }
     }
 
-    /// Whether a wildcard of such a client leaves this type out: a proxyless client has a listener
-    /// and a route configuration for each service and asks for those that it dials.
+    /// Whether a wildcard of such a client leaves this type out: single virtual hosts are for those
+    /// who load them on demand, and a proxyless client has a listener and a route configuration for
+    /// each service and asks for those that it dials.
     pub const fn is_by_name_only(self, client: ClientKind) -> bool {
         matches!(
             (client, self),
-            (ClientKind::Grpc, Self::Listener | Self::Route)
+            (_, Self::VirtualHost) | (ClientKind::Grpc, Self::Listener | Self::Route)
         )
     }
 
@@ -67,6 +77,7 @@ impl ResourceType {
             Self::Endpoint => "endpoints",
             Self::Listener => "listeners",
             Self::Route => "routes",
+            Self::VirtualHost => "virtualHosts",
         }
     }
 }

@@ -131,7 +131,7 @@ impl Translation {
         let address = self.config.outbound_listen;
         let listener = render(&OutboundListener { address }, &mut self.listener);
         envoy.put.extend(listener);
-        envoy.put.extend(self.hosts.render());
+        self.hosts.render(&mut envoy);
         vec![envoy, grpc]
     }
 
@@ -143,7 +143,12 @@ impl Translation {
         for kind in [ResourceType::Cluster, ResourceType::Endpoint] {
             envoy.remove.push((kind, name.clone()));
         }
-        for kind in ResourceType::ALL {
+        for kind in [
+            ResourceType::Cluster,
+            ResourceType::Endpoint,
+            ResourceType::Listener,
+            ResourceType::Route,
+        ] {
             grpc.remove.push((kind, name.clone()));
         }
     }

@@ -5,12 +5,19 @@
 //! sidecar has one listener and one route configuration, both [`OUTBOUND`]. Invariant: a host name is
 //! lower case, so that Envoy's case-blind look-up and our own comparison agree.
 
+use std::sync::Arc;
+
 /// The listener and the route configuration of a sidecar.
 pub(super) const OUTBOUND: &str = "outbound";
 
 /// The host name that a service answers to whatever else is registered: its own.
 pub(super) fn host(service: &str) -> String {
     service.to_lowercase()
+}
+
+/// What one virtual host of a sidecar's route configuration is called: `outbound/orders.mesh`.
+pub(super) fn virtual_host(domain: &str) -> Arc<str> {
+    format!("{OUTBOUND}/{domain}").into()
 }
 
 /// The suffix that makes a second host name of the first: `.mesh` of `mesh`.

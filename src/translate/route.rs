@@ -27,6 +27,7 @@ use envoy_types::pb::{
 use prost::Message;
 
 use super::{
+    Update,
     name::{self, OUTBOUND, Suffix},
     rendering::{RENDERING, Spec, any, render},
 };
@@ -43,6 +44,8 @@ pub(super) struct VirtualHosts {
     hosts: BTreeMap<String, Host>,
     /// The host names to look at before the next rendering.
     stale: BTreeSet<String>,
+    /// Domains that were answered to and may be no more.
+    gone: BTreeSet<String>,
     version: Option<Version>,
 }
 
@@ -52,11 +55,12 @@ struct Host {
     fragment: Option<Fragment>,
 }
 
-/// One `virtual_hosts` field, key and length with it.
+/// A virtual host as one `virtual_hosts` field, key and length with it.
 #[derive(Debug)]
 struct Fragment {
     version: Version,
     field: Bytes,
+    domains: Vec<String>,
 }
 
 impl VirtualHosts {
@@ -65,6 +69,7 @@ impl VirtualHosts {
             suffix,
             hosts: BTreeMap::new(),
             stale: BTreeSet::new(),
+            gone: BTreeSet::new(),
             version: None,
         }
     }
@@ -74,13 +79,21 @@ impl VirtualHosts {
         self.touch(&host);
         let service = service.clone();
         let fragment = None;
-        self.hosts.insert(host, Host { service, fragment });
+        let before = self.hosts.insert(host, Host { service, fragment });
+        self.forget(before);
     }
 
     pub fn remove(&mut self, service: &str) {
         let host = name::host(service);
         self.touch(&host);
-        self.hosts.remove(&host);
+        let before = self.hosts.remove(&host);
+        self.forget(before);
+    }
+
+    fn forget(&mut self, before: Option<Host>) {
+        let fragment = before.and_then(|host| host.fragment);
+        self.gone
+            .extend(fragment.into_iter().flat_map(|fragment| fragment.domains));
     }
 
     /// What comes or goes takes or frees the second name of at most one other service.
@@ -91,29 +104,51 @@ impl VirtualHosts {
         }
     }
 
-    /// The route configuration, unless it is the one that was rendered last.
-    pub fn render(&mut self) -> Option<Resource> {
+    /// The virtual hosts that changed, one by one, and the route configuration that holds all of
+    /// them, unless it is the one that was rendered last.
+    pub fn render(&mut self, update: &mut Update) {
         if self.version.is_some() && self.stale.is_empty() {
-            return None;
+            return;
         }
+        let first = update.put.len();
         for host in std::mem::take(&mut self.stale) {
-            self.refresh(&host);
+            self.refresh(&host, &mut update.put);
         }
+        let there: BTreeSet<_> = update.put[first..].iter().map(|r| r.name.clone()).collect();
+        let gone = std::mem::take(&mut self.gone).into_iter();
+        let gone = gone
+            .map(|domain| name::virtual_host(&domain))
+            .filter(|n| !there.contains(n));
+        update
+            .remove
+            .extend(gone.map(|name| (ResourceType::VirtualHost, name)));
         let fragments = self
             .hosts
             .values()
             .filter_map(|host| host.fragment.as_ref());
         let (versions, fields) = fragments.map(|f| (f.version, &f.field)).unzip();
-        render(&OutboundRoutes { versions, fields }, &mut self.version)
+        update.put.extend(render(
+            &OutboundRoutes { versions, fields },
+            &mut self.version,
+        ));
     }
 
-    fn refresh(&mut self, host: &str) {
+    fn refresh(&mut self, host: &str, put: &mut Vec<Resource>) {
         let second = self.suffix.append(host);
         let second = second.filter(|second| !self.hosts.contains_key(second));
-        if let Some(entry) = self.hosts.get_mut(host) {
-            let domains = std::iter::once(host.to_owned()).chain(second).collect();
-            entry.fragment = Some(ServiceHost::new(&entry.service, domains).fragment());
-        }
+        let Some(entry) = self.hosts.get_mut(host) else {
+            return;
+        };
+        let domains = std::iter::once(host.to_owned()).chain(second).collect();
+        let spec = ServiceHost {
+            service: &entry.service,
+            domains,
+        };
+        let (fragment, resources) = spec.render();
+        put.extend(resources);
+        let before = entry.fragment.replace(fragment);
+        self.gone
+            .extend(before.into_iter().flat_map(|fragment| fragment.domains));
     }
 }
 
@@ -162,20 +197,28 @@ struct ServiceHost<'a> {
     domains: Vec<String>,
 }
 
-impl<'a> ServiceHost<'a> {
-    fn new(service: &'a str, domains: Vec<String>) -> Self {
-        Self { service, domains }
-    }
-
-    fn fragment(self) -> Fragment {
+impl ServiceHost<'_> {
+    /// The virtual host within the route configuration, and for each of its domains alone.
+    fn render(self) -> (Fragment, Vec<Resource>) {
         let version = Version::of(&(RENDERING, &self));
+        let domains = self.domains.clone();
         let host = self.message().encode_to_vec();
         let mut field = Vec::with_capacity(host.len() + 4);
         put_field(&mut field, VIRTUAL_HOSTS_FIELD, &host);
-        Fragment {
-            version,
-            field: field.into(),
-        }
+        let alone = |domain: &String| {
+            let name = name::virtual_host(domain);
+            Resource::new(ResourceType::VirtualHost, name, version, &host)
+        };
+        let resources = domains.iter().map(alone).collect();
+        let field = field.into();
+        (
+            Fragment {
+                version,
+                field,
+                domains,
+            },
+            resources,
+        )
     }
 
     fn message(self) -> VirtualHost {

@@ -41,6 +41,14 @@ mod properties;
 mod sotw;
 mod surface;
 
+/// The types that a wildcard tells, in the order in which they are pushed.
+const TYPES: [ResourceType; 4] = [
+    ResourceType::Cluster,
+    ResourceType::Endpoint,
+    ResourceType::Listener,
+    ResourceType::Route,
+];
+
 /// More responses than any conversation here has.
 const ENDLESS: usize = 400;
 
@@ -71,7 +79,7 @@ impl Mesh {
     /// A cluster, its endpoints, a listener and its route configuration, each in version 1.
     fn whole(name: &str) -> Self {
         let resource = format!("{name}@1");
-        ResourceType::ALL
+        TYPES
             .into_iter()
             .fold(Self::empty(), |mesh, kind| mesh.with(kind, &[&resource]))
     }

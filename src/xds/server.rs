@@ -37,7 +37,8 @@ const REQUEST_LIMIT: usize = 256 << 20;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The services of single types: package, service, the plural in its methods, the type.
+/// The services of single types: package, service, the plural in its methods, the type. That of
+/// virtual hosts knows increments only.
 const SERVICES: [(&str, &str, &str, ResourceType); 4] = [
     (
         "cluster",
@@ -114,6 +115,13 @@ fn add_discovery(mut others: Routes, context: &Context) -> Routes {
         router = with_variants(router, &path, plural, Scope::Only(kind), context);
         router = with_fetch(router, &format!("{path}/Fetch{plural}"), kind, context);
     }
+    let virtual_hosts = Scope::Only(ResourceType::VirtualHost);
+    router = with_streams::<Delta>(
+        router,
+        "/envoy.service.route.v3.VirtualHostDiscoveryService/DeltaVirtualHosts",
+        (virtual_hosts, Form::Delta),
+        context,
+    );
     *others.axum_router_mut() = router;
     others
 }

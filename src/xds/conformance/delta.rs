@@ -2,12 +2,12 @@
 
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
-use super::{Mesh, ResourceType::*, rejection, told};
-use crate::{resource::ResourceType, xds::status::State};
+use super::{Mesh, ResourceType::*, TYPES, rejection, told};
+use crate::xds::status::State;
 
 #[test]
 fn line_23_empty_lists_in_the_first_request_are_the_wildcard() {
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         let mesh = Mesh::of(kind, &["a@1", "b@1"]);
         let mut client = mesh.delta();
         client.subscribe(kind, &[]);
@@ -21,7 +21,7 @@ fn line_23_empty_lists_in_the_first_request_are_the_wildcard() {
 
 #[test]
 fn line_23_a_wildcard_over_an_empty_mesh_is_answered_at_once() {
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         for names in [&[][..], &["*"]] {
             let mut client = Mesh::empty().delta();
             client.subscribe(kind, names);
@@ -100,7 +100,7 @@ fn line_24_a_star_after_names_tells_everything() {
 
 #[test]
 fn line_25_a_second_name_is_answered_alone() {
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         let mut client = Mesh::of(kind, &["a@1", "b@1"]).delta();
         client.subscribe(kind, &["a"]);
         assert_eq!(client.next_acked(), told(kind, &["a@1"]));
@@ -112,7 +112,7 @@ fn line_25_a_second_name_is_answered_alone() {
 
 #[test]
 fn line_25_one_change_of_three_is_sent_alone() {
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         for names in [&[][..], &["a", "b", "c"]] {
             let mesh = Mesh::of(kind, &["a@1", "b@1", "c@1"]);
             let mut client = mesh.delta();
@@ -128,7 +128,7 @@ fn line_25_one_change_of_three_is_sent_alone() {
 
 #[test]
 fn line_26_a_missing_name_is_said_to_be_and_sent_when_it_appears() {
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         let mesh = Mesh::of(kind, &["a@1"]);
         let mut client = mesh.delta();
         client.subscribe(kind, &["a", "missing"]);
@@ -145,7 +145,7 @@ fn line_26_a_missing_name_is_said_to_be_and_sent_when_it_appears() {
 
 #[test]
 fn line_27_a_removal_is_told_once() {
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         for names in [&[][..], &["a", "b"], &["*", "a"]] {
             let mesh = Mesh::of(kind, &["a@1", "b@1"]);
             let mut client = mesh.delta();
@@ -161,7 +161,7 @@ fn line_27_a_removal_is_told_once() {
 
 #[test]
 fn line_27_what_is_created_again_is_sent_again_identical_or_not() {
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         for again in ["a@1", "a@2"] {
             let mesh = Mesh::of(kind, &["a@1"]);
             let mut client = mesh.delta();
@@ -177,7 +177,7 @@ fn line_27_what_is_created_again_is_sent_again_identical_or_not() {
 
 #[test]
 fn line_27_a_removal_before_the_star_is_asked_again_is_not_lost() {
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         let mesh = Mesh::of(kind, &["a@1", "b@1"]);
         let mut client = mesh.delta();
         client.subscribe(kind, &["*"]);
@@ -191,7 +191,7 @@ fn line_27_a_removal_before_the_star_is_asked_again_is_not_lost() {
 
 #[test]
 fn line_28_what_is_unsubscribed_is_silent() {
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         let mesh = Mesh::of(kind, &["a@1", "b@1"]);
         let mut client = mesh.delta();
         client.subscribe(kind, &["a", "b", "missing"]).settle();
@@ -221,7 +221,7 @@ fn line_28_unsubscribing_a_name_that_the_wildcard_holds_is_answered_with_it() {
 
 #[test]
 fn line_29_what_is_subscribed_already_is_sent_again() {
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         let mut client = Mesh::of(kind, &["a@1", "b@1"]).delta();
         client.subscribe(kind, &["a", "b"]).settle();
         client.subscribe(kind, &["a", "a"]);
@@ -241,7 +241,7 @@ fn line_29_a_missing_name_asked_again_is_answered_again() {
 
 #[test]
 fn line_30_a_subscription_inside_an_ack_is_honoured() {
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         let mesh = Mesh::of(kind, &["a@1", "b@1"]);
         let mut client = mesh.delta();
         client.subscribe(kind, &["a"]);
@@ -257,7 +257,7 @@ fn line_30_a_subscription_inside_an_ack_is_honoured() {
 
 #[test]
 fn line_30_a_subscription_under_a_stale_nonce_is_honoured_and_acknowledges_nothing() {
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         let mesh = Mesh::of(kind, &["a@1", "b@1"]);
         let mut client = mesh.delta();
         client.subscribe(kind, &["a"]).settle();
@@ -274,7 +274,7 @@ fn line_30_a_subscription_under_a_stale_nonce_is_honoured_and_acknowledges_nothi
 
 #[test]
 fn line_31_equal_versions_are_not_sent() {
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         let mut named = Mesh::of(kind, &["a@1", "b@1"]).delta();
         named.resume(kind, &["a", "b"], &["a@1", "b@1"]).silent();
         for star in [&[][..], &["*"], &["*", "a"]] {
@@ -291,7 +291,7 @@ fn line_31_equal_versions_are_not_sent() {
 
 #[test]
 fn line_31_what_differs_is_sent_and_what_is_gone_is_removed() {
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         for names in [&[][..], &["*"], &["a", "b", "c", "gone"]] {
             let mut client = Mesh::of(kind, &["a@1", "b@2", "c@1"]).delta();
             client.resume(kind, names, &["a@1", "b@1", "c@garbage", "gone@1"]);
@@ -350,7 +350,7 @@ fn line_31_versions_of_another_replica_match() {
 
 #[test]
 fn line_32_what_was_rejected_is_not_sent_again_until_it_changes() {
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         for names in [&[][..], &["a", "b"]] {
             let mesh = Mesh::of(kind, &["a@1", "b@1"]);
             let mut client = mesh.delta();
@@ -420,11 +420,11 @@ fn line_33_an_assignment_without_endpoints_is_a_change_and_no_removal() {
 fn line_33_an_assignment_goes_together_with_its_cluster_and_after_it() {
     let mesh = Mesh::whole("a");
     let mut client = mesh.delta();
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         client.subscribe(kind, &["a"]);
     }
     client.settle();
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         mesh.remove(kind, "a");
     }
     let expected = [Listener, Route, Cluster, Endpoint];

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Client, DeltaClient, Dialect, Mesh, Refusal, ResourceType::*, Told, told};
+use super::{Client, DeltaClient, Dialect, Mesh, Refusal, ResourceType::*, TYPES, Told, told};
 use crate::{
     resource::ResourceType,
     xds::{body, stream::Response},
@@ -70,7 +70,7 @@ fn acknowledge_each<V: Dialect>(client: &mut Client<V>, kind: ResourceType, nonc
 
 #[test]
 fn line_39_a_reader_that_returns_gets_one_latest_state_of_each_resource() {
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         let mesh = Mesh::of(kind, &["a@1", "b@1", "c@1"]);
         let (mut sotw, mut delta) = (mesh.sotw(), mesh.delta());
         sotw.ask(kind, &["a", "b", "c", "d", "brief"]).settle();
@@ -166,7 +166,7 @@ fn line_39_a_wildcard_that_the_change_log_outran_comes_back_with_what_it_holds()
 
 #[test]
 fn line_40_one_response_of_a_type_is_outstanding_and_the_latest_wins() {
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         let mesh = Mesh::of(kind, &["a@1"]);
         let (mut sotw, mut delta) = (mesh.sotw(), mesh.delta());
         sotw.ask(kind, &["a"]);
@@ -185,7 +185,7 @@ fn line_40_one_response_of_a_type_is_outstanding_and_the_latest_wins() {
 
 #[test]
 fn line_40_a_nack_too_frees_the_way_for_what_came_meanwhile() {
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         let mesh = Mesh::of(kind, &["a@1"]);
         let (mut sotw, mut delta) = (mesh.sotw(), mesh.delta());
         sotw.ask(kind, &["a"]);
@@ -199,7 +199,7 @@ fn line_40_a_nack_too_frees_the_way_for_what_came_meanwhile() {
 
 #[test]
 fn line_41_a_large_delta_set_goes_out_in_messages_that_fit() {
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         let mesh = large_mesh(kind, 40);
         let mut client = mesh.delta();
         client.subscribe(kind, &["*"]);

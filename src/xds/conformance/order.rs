@@ -2,11 +2,8 @@
 
 use std::time::Duration;
 
-use super::{DeltaClient, Mesh, ResourceType::*, SotwClient, told};
-use crate::{
-    resource::ResourceType,
-    xds::{held::HOLD, stream::GATE},
-};
+use super::{DeltaClient, Mesh, ResourceType::*, SotwClient, TYPES, told};
+use crate::xds::{held::HOLD, stream::GATE};
 
 const INSTANT: Duration = Duration::from_nanos(1);
 
@@ -36,7 +33,7 @@ fn create(mesh: &Mesh, name: &str) {
 }
 
 fn delete(mesh: &Mesh, name: &str) {
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         mesh.remove(kind, name);
     }
 }
@@ -53,7 +50,7 @@ fn line_34_a_creation_goes_out_as_clusters_endpoints_listeners_routes() {
         told(Route, &["b@1"]),
     ];
     assert_eq!(sotw.settle(), expected);
-    let expected = ResourceType::ALL.map(|kind| told(kind, &["b@1"]));
+    let expected = TYPES.map(|kind| told(kind, &["b@1"]));
     assert_eq!(delta.settle(), expected);
 }
 
@@ -384,10 +381,10 @@ fn line_37_after_a_reconnect_the_endpoints_of_a_changed_cluster_are_sent_though_
 fn line_37_after_a_reconnect_with_nothing_changed_no_resource_is_sent() {
     let mesh = Mesh::whole("a");
     let mut client = mesh.delta();
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         let names = match kind {
             Cluster | Listener => &[][..],
-            Endpoint | Route => &["a"],
+            Endpoint | Route | VirtualHost => &["a"],
         };
         client.resume(kind, names, &["a@1"]);
     }

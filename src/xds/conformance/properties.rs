@@ -9,7 +9,7 @@ use std::time::Duration;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use proptest::{prelude::*, sample::select};
 
-use super::{Client, Dialect, Mesh, Refusal, rejection};
+use super::{Client, Dialect, Mesh, Refusal, TYPES, rejection};
 use crate::{
     resource::{ResourceType, Version},
     xds::{
@@ -67,7 +67,7 @@ enum Nonce {
 }
 
 fn kind() -> impl Strategy<Value = ResourceType> {
-    select(ResourceType::ALL.to_vec())
+    select(TYPES.to_vec())
 }
 
 fn name() -> impl Strategy<Value = &'static str> {
@@ -186,7 +186,7 @@ impl<V: Spoken> Talk<V> {
             Step::Put(kind, name, version) => self.change(*kind, name, Some(*version)),
             Step::Remove(kind, name) => self.change(*kind, name, None),
             Step::Delete(name) => {
-                for kind in ResourceType::ALL {
+                for kind in TYPES {
                     self.change(kind, name, None);
                 }
             }
@@ -231,7 +231,7 @@ impl<V: Spoken> Talk<V> {
             Nonce::Latest => nonces.last().cloned().unwrap_or_default(),
             Nonce::Stale => nonces.iter().rev().nth(1).cloned().unwrap_or_default(),
             Nonce::Foreign => {
-                let next = ResourceType::ALL[(kind as usize + 1) % 4];
+                let next = TYPES[(kind as usize + 1) % 4];
                 self.model.nonces(next).last().cloned().unwrap_or_default()
             }
             Nonce::Garbage => format!("+{}", nonces.last().map_or("1", String::as_str)),
@@ -286,7 +286,7 @@ impl<V: Spoken> Talk<V> {
         for _ in 0..8 {
             let mut responses = 0;
             loop {
-                for kind in ResourceType::ALL {
+                for kind in TYPES {
                     self.answer(kind, false);
                 }
                 if self.read().is_none() {
@@ -307,7 +307,7 @@ impl<V: Spoken> Talk<V> {
     /// A client that comes new to the same mesh is told the same versions.
     fn compare_with_a_fresh_client(&mut self) {
         let mut fresh = self.mesh.sotw();
-        for kind in ResourceType::ALL {
+        for kind in TYPES {
             fresh.ask(kind, &["*"]);
             let version = fresh.receive().unwrap().version;
             fresh.ack(kind);

@@ -2,8 +2,8 @@
 
 use envoy_types::pb::{envoy::service::discovery::v3::DiscoveryRequest, google::rpc::Status};
 
-use super::{Mesh, ResourceType::*, rejection, told};
-use crate::{resource::ResourceType, xds::status::State};
+use super::{Mesh, ResourceType::*, TYPES, rejection, told};
+use crate::xds::status::State;
 
 fn of_type(type_url: &str) -> DiscoveryRequest {
     DiscoveryRequest {
@@ -172,7 +172,7 @@ fn line_13_deleted_endpoints_and_routes_are_silent() {
 fn line_14_an_ack_is_silent_however_often_it_comes() {
     let mesh = Mesh::whole("a");
     let mut client = mesh.sotw();
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         client.ask(kind, &["a"]);
         assert_eq!(client.next(), told(kind, &["a@1"]));
         client.ack(kind).silent().ack(kind).silent();
@@ -181,7 +181,7 @@ fn line_14_an_ack_is_silent_however_often_it_comes() {
 
 #[test]
 fn line_15_the_version_changes_exactly_with_the_visible_content() {
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         let mesh = Mesh::of(kind, &["a@1", "hidden@1"]);
         let mut client = mesh.sotw();
         client.ask(kind, &["a"]).settle();
@@ -214,7 +214,7 @@ fn line_15_rewriting_identical_data_is_silent() {
 
 #[test]
 fn line_15_replicas_with_other_histories_give_the_same_version() {
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         let one = Mesh::of(kind, &["a@3", "b@1"]);
         let other = Mesh::of(kind, &["c@1", "b@2", "a@1"]);
         let (mut first, mut second) = (one.sotw(), other.sotw());
@@ -263,7 +263,7 @@ fn line_16_more_names_are_answered_and_fewer_are_silent() {
 
 #[test]
 fn line_17_a_name_given_up_and_taken_again_is_sent_again() {
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         let mut client = Mesh::of(kind, &["a@1"]).sotw();
         client.ask(kind, &["a"]);
         assert_eq!(client.next_acked(), told(kind, &["a@1"]));
@@ -358,7 +358,7 @@ fn line_18_every_name_is_answered_under_constant_churn() {
 
 #[test]
 fn line_19_the_first_request_is_answered_whatever_version_and_nonce_it_carries() {
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         let mesh = Mesh::of(kind, &["a@1"]);
         let mut before = mesh.sotw();
         before.ask(kind, &["a"]).settle();
@@ -372,7 +372,7 @@ fn line_19_the_first_request_is_answered_whatever_version_and_nonce_it_carries()
 
 #[test]
 fn line_20_a_rejected_version_is_not_sent_again() {
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         let mesh = Mesh::of(kind, &["a@1"]);
         let mut client = mesh.sotw();
         client.ask(kind, &["a"]);
@@ -490,7 +490,7 @@ fn line_21_an_older_version_with_the_right_nonce_is_an_ack() {
 
 #[test]
 fn line_22_duplicate_names_are_tolerated_and_never_repeated() {
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         let mut client = Mesh::of(kind, &["a@1", "b@1"]).sotw();
         client.ask(kind, &["a", "a", "b", "a"]);
         assert_eq!(client.next_acked(), told(kind, &["a@1", "b@1"]));
@@ -503,7 +503,7 @@ fn line_22_duplicate_names_are_tolerated_and_never_repeated() {
 
 #[test]
 fn line_22_of_ten_requests_back_to_back_the_last_counts() {
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         let mesh = Mesh::empty();
         let mut client = mesh.sotw();
         for at in 0..10 {

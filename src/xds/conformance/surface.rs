@@ -3,12 +3,10 @@
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 
 use super::{
-    Client, DeltaClient, Mesh, Refusal, ResourceType::*, Scope, SotwClient, node, strings, told,
+    Client, DeltaClient, Mesh, Refusal, ResourceType::*, Scope, SotwClient, TYPES, node, strings,
+    told,
 };
-use crate::{
-    resource::{ClientKind, ResourceType},
-    xds::status::State,
-};
+use crate::{resource::ClientKind, xds::status::State};
 
 fn of_type(type_url: &str) -> DiscoveryRequest {
     DiscoveryRequest {
@@ -126,16 +124,16 @@ fn line_06_each_response_has_its_type_and_a_nonce_of_its_own() {
     // `Client::receive` checks the inner types and that no nonce comes twice.
     let mesh = Mesh::whole("a");
     let (mut sotw, mut delta) = (mesh.sotw(), mesh.delta());
-    for kind in ResourceType::ALL {
+    for kind in TYPES {
         sotw.ask(kind, &["a"]);
         delta.subscribe(kind, &["a"]);
     }
     for round in 2..20 {
         for responses in [sotw.settle(), delta.settle()] {
             let kinds: Vec<_> = responses.iter().map(|told| told.kind).collect();
-            assert!(kinds.starts_with(&ResourceType::ALL), "{kinds:?}");
+            assert!(kinds.starts_with(&TYPES), "{kinds:?}");
         }
-        for kind in ResourceType::ALL {
+        for kind in TYPES {
             mesh.put(kind, &format!("a@{round}"));
         }
     }

@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Ask, NAMES};
+use super::{super::TYPES, Ask, NAMES};
 use crate::{
     resource::ResourceType::{self, Cluster, Listener, Route},
     xds::{
@@ -157,7 +157,7 @@ impl View {
 
 impl Model {
     pub fn new(mesh: Mesh, rules: Rules) -> Self {
-        let views = ResourceType::ALL.map(|kind| (kind, View::default()));
+        let views = TYPES.map(|kind| (kind, View::default()));
         Self {
             mesh,
             rules,
