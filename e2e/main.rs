@@ -5,6 +5,8 @@
 mod admin;
 mod architecture;
 mod commands;
+mod introspection;
+mod limits;
 mod mesh;
 mod proxyless;
 mod rendering;

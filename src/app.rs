@@ -28,7 +28,16 @@ use crate::{
     snapshot::Snapshots,
     telemetry,
     translate::{self, Translation},
-    xds::{self, clients::Clients, fanout::Fanout, session::Context},
+    xds::{
+        self,
+        admission::{Admission, Limits},
+        clients::Clients,
+        csds::Csds,
+        fanout::Fanout,
+        loads::Loads,
+        lrs::{self, Lrs},
+        session::Context,
+    },
     zookeeper::{self, State, Status},
 };
 
@@ -81,6 +90,8 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
     let xds_metrics = xds::metrics::Metrics::register(&metrics)?;
     let zookeeper_metrics = zookeeper::Metrics::register(&metrics)?;
     let clients = Clients::new(xds_metrics.clone());
+    let admission = Admission::register(limits(&config.xds), &metrics)?;
+    let loads = Loads::register(&metrics, readers.snapshots.clone())?;
     let (health, routes) = health_and_reflection().await?;
     let readiness = Readiness::new();
     readiness.pending(&pending_name(&registry.name));
@@ -105,8 +116,10 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
         fanout: Fanout::new(readers.snapshots.clone()),
         clients: clients.clone(),
         metrics: xds_metrics,
+        admission,
         stop: stop.clone(),
     };
+    let routes = add_introspection(routes, &context, &readers, loads);
     // The admin port is there until the last stream has ended, so that probes see the end coming.
     let drained = CancellationToken::new();
     let admin_stop = drained.clone();
@@ -199,9 +212,19 @@ fn zookeeper_config(registry: &config::Registry) -> zookeeper::Config {
     }
 }
 
+fn limits(config: &config::Xds) -> Limits {
+    Limits {
+        max_streams: config.max_streams,
+        max_names: config.max_names,
+        new_streams_per_second: config.new_streams_per_second,
+        max_stream_age: config.max_stream_age,
+    }
+}
+
 /// What else is served on the xDS port.
 async fn health_and_reflection() -> Result<(HealthReporter, Routes), Error> {
     let (health, service) = tonic_health::server::health_reporter();
+    // Before the port is served: it says SERVING from the start.
     health
         .set_service_status("", ServingStatus::NotServing)
         .await;
@@ -210,6 +233,25 @@ async fn health_and_reflection() -> Result<(HealthReporter, Routes), Error> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
     Ok((health, Routes::new(service).add_service(reflection)))
+}
+
+/// What clients report, and how they stand.
+fn add_introspection(routes: Routes, context: &Context, readers: &Readers, loads: Loads) -> Routes {
+    let lrs = Lrs {
+        snapshots: readers.snapshots.clone(),
+        loads,
+        admission: context.admission.another(),
+        interval: lrs::INTERVAL,
+        stop: context.stop.clone(),
+    };
+    let csds = Csds::new(
+        context.clients.clone(),
+        readers.snapshots.clone(),
+        context.stop.clone(),
+    );
+    routes
+        .add_service(lrs.into_service())
+        .add_service(csds.into_service())
 }
 
 fn sources(
@@ -304,5 +346,15 @@ impl fmt::Display for Ago<'_> {
             self.0,
             prost_types::Timestamp::from(since)
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_configuration_the_limits_are_their_own_defaults() {
+        assert_eq!(limits(&config::Xds::default()), Limits::default());
     }
 }

@@ -50,6 +50,12 @@ pub struct Registry {
 #[serde(rename_all = "camelCase")]
 pub struct Xds {
     pub listen: SocketAddr,
+    pub max_streams: usize,
+    /// Names that one stream subscribes to.
+    pub max_names: usize,
+    pub new_streams_per_second: u32,
+    #[serde(serialize_with = "duration")]
+    pub max_stream_age: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -92,6 +98,10 @@ impl Default for Xds {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([0, 0, 0, 0], 15010)),
+            max_streams: 20_000,
+            max_names: 100_000,
+            new_streams_per_second: 4_000,
+            max_stream_age: Duration::from_secs(1800),
         }
     }
 }

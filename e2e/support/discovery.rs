@@ -15,7 +15,17 @@ use envoy_types::pb::{
 use meshkeeper::{
     resource::{ClientKind, Resource, ResourceType, Version},
     snapshot::{Snapshot, Snapshots},
-    xds::{clients::Clients, fanout::Fanout, metrics::Metrics, server, session::Context},
+    xds::{
+        admission::{Admission, Limits},
+        clients::Clients,
+        csds::Csds,
+        fanout::Fanout,
+        loads::Loads,
+        lrs::Lrs,
+        metrics::Metrics,
+        server,
+        session::Context,
+    },
 };
 use tokio::{
     net::TcpListener,
@@ -34,6 +44,7 @@ pub struct Server {
     pub address: SocketAddr,
     pub clients: Clients,
     pub metrics: Metrics,
+    pub registry: prometheus::Registry,
     snapshots: watch::Sender<Arc<Snapshots>>,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -50,31 +61,58 @@ impl Server {
     }
 
     pub async fn start_unloaded() -> Self {
+        Self::start_with(Limits::default()).await
+    }
+
+    pub async fn start_limited(limits: Limits) -> Self {
+        let server = Self::start_with(limits).await;
+        server.load();
+        server
+    }
+
+    /// With the registry not loaded yet.
+    pub async fn start_with(limits: Limits) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, snapshots) = watch::channel(Arc::new(Snapshots::default()));
-        let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
+        let registry = prometheus::Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        let admission = Admission::register(limits, &registry).unwrap();
+        let loads = Loads::register(&registry, snapshots.clone()).unwrap();
         let clients = Clients::new(metrics.clone());
         let stop = CancellationToken::new();
+        let kept = snapshots.clone();
         let context = Context {
             fanout: Fanout::new(snapshots),
             clients: clients.clone(),
             metrics: metrics.clone(),
+            admission,
             stop: stop.clone(),
         };
+        let routes = introspection(&context, kept, loads);
         let task = tokio::spawn(async move {
-            server::serve(listener, context, Routes::default())
-                .await
-                .unwrap();
+            server::serve(listener, context, routes).await.unwrap();
         });
         Self {
             address,
             clients,
             metrics,
+            registry,
             snapshots: sender,
             stop,
             task,
         }
+    }
+
+    /// The value of a series, named as `NAME` or `NAME{label="value",…}`.
+    pub fn metric(&self, series: &str) -> Option<f64> {
+        let page = prometheus::TextEncoder::new()
+            .encode_to_string(&self.registry.gather())
+            .unwrap();
+        let line = page
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.and_then(|value| value.parse().ok())
     }
 
     pub fn load(&self) {
@@ -129,6 +167,23 @@ impl Server {
     pub async fn delta(&self) -> Delta {
         Delta::open(self.channel().await).await.unwrap()
     }
+}
+
+/// Beside the discovery services: load reports every 50 ms, and how clients stand.
+fn introspection(
+    context: &Context,
+    snapshots: watch::Receiver<Arc<Snapshots>>,
+    loads: Loads,
+) -> Routes {
+    let lrs = Lrs {
+        snapshots: snapshots.clone(),
+        loads,
+        admission: context.admission.another(),
+        interval: Duration::from_millis(50),
+        stop: context.stop.clone(),
+    };
+    let csds = Csds::new(context.clients.clone(), snapshots, context.stop.clone());
+    Routes::new(lrs.into_service()).add_service(csds.into_service())
 }
 
 pub fn resource(kind: ResourceType, name: &str, version: u64) -> Resource {

@@ -41,14 +41,24 @@ impl Envoy {
         Self::of(server.xds, server.outbound, node).await
     }
 
+    /// A sidecar that reports its requests.
+    pub async fn reporting(server: &MeshKeeper, node: &str) -> Self {
+        Self::with(server.xds, server.outbound, node, &["--load-reports"]).await
+    }
+
     /// Started and initialised: its listener is there.
     pub async fn of(xds: SocketAddr, outbound: SocketAddr, node: &str) -> Self {
+        Self::with(xds, outbound, node, &[]).await
+    }
+
+    async fn with(xds: SocketAddr, outbound: SocketAddr, node: &str, flags: &[&str]) -> Self {
         let folder = TempDir::new().unwrap();
         let admin = free_address();
         let bootstrap = std::process::Command::new(env!("CARGO_BIN_EXE_meshkeeper"))
             .args(["bootstrap", "envoy", "--node-id", node, "--xds"])
             .arg(xds.to_string())
             .args(["--admin-port", &admin.port().to_string()])
+            .args(flags)
             .output()
             .unwrap();
         assert!(bootstrap.status.success(), "{bootstrap:?}");

@@ -25,11 +25,22 @@ pub struct MeshKeeper {
 impl MeshKeeper {
     /// Started and not waited for.
     pub fn spawn(zookeeper: &str) -> Self {
+        Self::spawn_with(zookeeper, "")
+    }
+
+    /// Ready, with further keys of `xds` (`maxStreams: 5`).
+    pub async fn start_with(zookeeper: &str, xds: &str) -> Self {
+        let server = Self::spawn_with(zookeeper, xds);
+        server.ready().await;
+        server
+    }
+
+    fn spawn_with(zookeeper: &str, keys: &str) -> Self {
         let folder = TempDir::new().unwrap();
         let (xds, admin, outbound) = (free_address(), free_address(), free_address());
         let config = format!(
             "registries: [{{name: main, connect: \"{zookeeper}\", sessionTimeout: 4s}}]\n\
-             xds: {{listen: \"{xds}\"}}\n\
+             xds: {{listen: \"{xds}\", {keys}}}\n\
              admin: {{listen: \"{admin}\"}}\n\
              mesh: {{outboundListen: \"{outbound}\"}}\n"
         );

@@ -55,6 +55,10 @@ pub struct Args {
     #[arg(long, value_name = "PORT")]
     admin_port: Option<String>,
 
+    /// Have Envoy report its requests, which the server shows as metrics by service
+    #[arg(long)]
+    load_reports: bool,
+
     /// How it is written
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Format::Json)]
     output: Format,
@@ -98,6 +102,10 @@ impl Args {
                 let message = "only Envoy has an admin page; leave it out for gRPC";
                 flags.refuse("--admin-port", message);
             }
+            if self.load_reports {
+                let message = "gRPC reports what its clusters ask for; leave it out for gRPC";
+                flags.refuse("--load-reports", message);
+            }
             if self.output == Format::Yaml {
                 flags.refuse("--output", "gRPC reads JSON only; leave `yaml` out");
             }
@@ -111,6 +119,7 @@ impl Args {
                 cluster: cluster?,
                 zone,
                 admin_port,
+                load_reports: self.load_reports,
             })
         };
         let made = made();
@@ -128,6 +137,7 @@ struct Bootstrap {
     cluster: String,
     zone: Option<String>,
     admin_port: Option<u16>,
+    load_reports: bool,
 }
 
 impl Bootstrap {
@@ -146,6 +156,9 @@ impl Bootstrap {
         });
         if let Some(port) = self.admin_port {
             bootstrap["admin"] = json!({"address": socket("127.0.0.1", port)});
+        }
+        if self.load_reports {
+            bootstrap["cluster_manager"] = json!({"load_stats_config": load_stats_config()});
         }
         bootstrap
     }
@@ -215,6 +228,14 @@ fn dynamic_resources() -> Value {
     })
 }
 
+fn load_stats_config() -> Value {
+    json!({
+        "api_type": "GRPC",
+        "transport_api_version": "V3",
+        "grpc_services": [{"envoy_grpc": {"cluster_name": XDS_CLUSTER}}],
+    })
+}
+
 /// A control plane that vanished without a word is noticed within the sum of both times.
 fn http2() -> Value {
     let keepalive = json!({"interval": "15s", "timeout": "5s"});
@@ -263,6 +284,7 @@ mod tests {
             cluster: "mesh".into(),
             zone: Some("a".into()),
             admin_port: None,
+            load_reports: false,
         }
     }
 
@@ -280,6 +302,7 @@ mod tests {
         for host in ["10.0.0.1", "[2001:db8::1]", "mesh.internal"] {
             let mut bootstrap = bootstrap(host);
             bootstrap.admin_port = Some(15000);
+            bootstrap.load_reports = true;
             as_envoy_reads_it(bootstrap.envoy());
         }
     }
@@ -292,6 +315,7 @@ mod tests {
         assert_eq!(dynamic["cds_config"]["initial_fetch_timeout"], "0s");
         assert_eq!(dynamic["lds_config"]["initial_fetch_timeout"], "0s");
         assert!(bootstrap.get("admin").is_none());
+        assert!(bootstrap.get("cluster_manager").is_none());
     }
 
     #[test]
@@ -342,6 +366,7 @@ mod tests {
             cluster: "\n".into(),
             zone: Some(String::new()),
             admin_port: Some("0".into()),
+            load_reports: true,
             output: Format::Yaml,
         };
         let problems = args.checked().unwrap_err().to_string();
@@ -358,6 +383,7 @@ mod tests {
                 "--zone",
                 "--admin-port",
                 "--admin-port",
+                "--load-reports",
                 "--output"
             ]
         );

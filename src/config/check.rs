@@ -241,11 +241,31 @@ impl<'t> Checker<'t> {
     }
 
     fn xds(&mut self, part: Option<&(Part, &Node)>) -> Xds {
-        let section = self.subsection(part, &["listen"]);
+        let keys = [
+            "listen",
+            "maxStreams",
+            "maxNames",
+            "newStreamsPerSecond",
+            "maxStreamAge",
+        ];
+        let section = self.subsection(part, &keys);
         let listen = section.get("listen");
         self.xds = listen.map(|(part, _)| self.locate(part));
+        let or = Xds::default();
         Xds {
-            listen: self.value(listen, value::listen, Xds::default().listen),
+            listen: self.value(listen, value::listen, or.listen),
+            max_streams: self.value(section.get("maxStreams"), value::count, or.max_streams),
+            max_names: self.value(section.get("maxNames"), value::count, or.max_names),
+            new_streams_per_second: self.value(
+                section.get("newStreamsPerSecond"),
+                value::count,
+                or.new_streams_per_second,
+            ),
+            max_stream_age: self.value(
+                section.get("maxStreamAge"),
+                value::stream_age,
+                or.max_stream_age,
+            ),
         }
     }
 

@@ -11,7 +11,12 @@ registries:
     root: /services
     format: auto
     sessionTimeout: 10s
-xds:   { listen: "0.0.0.0:15010" }
+xds:
+  listen: 0.0.0.0:15010
+  maxStreams: 20000
+  maxNames: 100000
+  newStreamsPerSecond: 4000
+  maxStreamAge: 30m
 admin: { listen: "127.0.0.1:15014" }
 mesh:
   outboundListen: 127.0.0.1:15001
@@ -141,6 +146,26 @@ tls: {}
 }
 
 #[test]
+fn limits_are_counts_and_an_age() {
+    let text = "xds: {maxStreams: 5, maxNames: 6, newStreamsPerSecond: 7, maxStreamAge: 8m}";
+    let xds = parse(text).unwrap().xds;
+    assert_eq!((xds.max_streams, xds.max_names), (5, 6));
+    assert_eq!(xds.new_streams_per_second, 7);
+    assert_eq!(xds.max_stream_age, Duration::from_secs(480));
+    for (key, value, remedy) in [
+        ("maxStreams", "0", "from 1 to"),
+        ("maxNames", "-1", "from 1 to"),
+        ("newStreamsPerSecond", "[1]", "is a list; write text"),
+        ("maxStreamAge", "1800", "write `1800s`"),
+        ("maxStreamAge", "1ms", "from 1s to 168h"),
+    ] {
+        let text = format!("xds:\n  {key}: {value}\n");
+        let place = format!("m.yaml:2:{}: xds.{key}: ", key.len() + 5);
+        assert_problem(&text, &place, remedy);
+    }
+}
+
+#[test]
 fn a_key_in_another_spelling_is_recognized() {
     assert_problem(
         "registries: [{session_timeout: 10s}]",
@@ -148,6 +173,11 @@ fn a_key_in_another_spelling_is_recognized() {
         "`sessionTimeout`",
     );
     assert_problem("Mesh: {}", "m.yaml:1:1: Mesh", "`mesh`");
+    assert_problem(
+        "xds: {max_streams: 1}",
+        "m.yaml:1:7: xds.max_streams",
+        "`maxStreams`",
+    );
 }
 
 #[test]
@@ -184,7 +214,7 @@ fn the_document_and_its_sections_are_mappings() {
     assert_problem(
         "xds: 0.0.0.0:15010",
         "m.yaml:1:6: xds: ",
-        "a mapping of listen",
+        "a mapping of listen, maxStreams,",
     );
     assert_problem("xds: !tag {}", "m.yaml:1:6: xds: ", "tagged");
     assert_problem("registries: [x]", "m.yaml:1:14: registries[0]: ", "is text");

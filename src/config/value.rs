@@ -17,6 +17,12 @@ use crate::{
 /// A ZooKeeper server bounds what it grants to its own 2–20 ticks; beyond this nothing is sensible.
 const SESSION_TIMEOUT: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(600)];
 
+/// Below it clients do little but reconnect; over it the limit is none.
+const STREAM_AGE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600)];
+
+/// Over any number that one machine could bear.
+const COUNT: u32 = 100_000_000;
+
 /// `IP:PORT` to listen at; port 0 takes a free one.
 pub fn listen(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
@@ -100,16 +106,37 @@ pub fn duration_text(duration: Duration) -> String {
 }
 
 pub fn session_timeout(text: &str) -> Result<Duration, String> {
-    let timeout = duration(text)?;
-    let [least, most] = SESSION_TIMEOUT;
-    if (least..=most).contains(&timeout) {
-        return Ok(timeout);
+    duration_within(text, SESSION_TIMEOUT)
+}
+
+/// How long a stream lives.
+pub fn stream_age(text: &str) -> Result<Duration, String> {
+    duration_within(text, STREAM_AGE)
+}
+
+fn duration_within(text: &str, [least, most]: [Duration; 2]) -> Result<Duration, String> {
+    let duration = duration(text)?;
+    if (least..=most).contains(&duration) {
+        return Ok(duration);
     }
     Err(format!(
         "`{text}` is out of range; write something from {} to {}",
         duration_text(least),
         duration_text(most)
     ))
+}
+
+/// How many of something there may be.
+pub fn count<T: TryFrom<u32>>(text: &str) -> Result<T, String> {
+    let digits = text.starts_with(|c: char| c.is_ascii_digit());
+    let number = text.parse::<u32>().ok().filter(|n| digits && *n <= COUNT);
+    let count = number.filter(|n| *n > 0).and_then(|n| T::try_from(n).ok());
+    count.ok_or_else(|| {
+        format!(
+            "`{}` is no count; write a whole number from 1 to {COUNT}",
+            shown(text)
+        )
+    })
 }
 
 /// A registry's name: it stands in metrics and addresses.
@@ -254,6 +281,33 @@ mod tests {
         assert!(session_timeout("10s").is_ok());
         assert!(session_timeout("1ms").unwrap_err().contains("100ms to 10m"));
         assert!(session_timeout("1h").is_err());
+    }
+
+    #[test]
+    fn counts_and_ages_are_bounded() {
+        assert_eq!(count::<usize>("20000"), Ok(20_000));
+        assert_eq!(count::<u32>("1"), Ok(1));
+        for text in [
+            "0",
+            "-1",
+            "+1",
+            "1.5",
+            "1e3",
+            "20_000",
+            "",
+            "many",
+            "4294967296",
+        ] {
+            assert!(
+                count::<usize>(text)
+                    .unwrap_err()
+                    .contains("from 1 to 100000000"),
+                "{text}"
+            );
+        }
+        assert_eq!(stream_age("30m"), Ok(Duration::from_secs(1800)));
+        assert!(stream_age("0s").unwrap_err().contains("1s to 168h"));
+        assert!(stream_age("8760h").is_err());
     }
 
     #[test]

@@ -16,11 +16,17 @@ use super::{
     status::{ClientStatus, TypeStatus},
     stream::Client,
 };
-use crate::resource::ResourceType;
+use crate::{
+    resource::{Resource, ResourceType},
+    snapshot::ResourceSet,
+};
 
 /// What an open stream shows of itself.
 pub trait Inspect: Send + Sync {
     fn types(&self) -> Vec<(ResourceType, TypeStatus)>;
+
+    /// What of the set it subscribes to.
+    fn served(&self, kind: ResourceType, set: &ResourceSet) -> Vec<Arc<Resource>>;
 }
 
 /// All open streams whose client is known.
@@ -36,7 +42,7 @@ struct Open {
     streams: BTreeMap<u64, Arc<Entry>>,
 }
 
-struct Entry {
+pub(super) struct Entry {
     client: Client,
     address: Option<SocketAddr>,
     connected_at: SystemTime,
@@ -85,15 +91,26 @@ impl Clients {
 
     /// In the order in which they connected.
     pub fn list(&self) -> Vec<ClientStatus> {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        // The streams are asked after the list is let go, so that none waits for another.
-        let entries: Vec<_> = open.streams.values().cloned().collect();
-        drop(open);
+        let entries = self.entries();
         entries.iter().map(|entry| entry.status()).collect()
+    }
+
+    /// The streams are asked after the list is let go, so that none waits for another.
+    pub(super) fn entries(&self) -> Vec<Arc<Entry>> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.streams.values().cloned().collect()
     }
 }
 
 impl Entry {
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub fn stream(&self) -> &dyn Inspect {
+        &*self.stream
+    }
+
     fn status(&self) -> ClientStatus {
         let types = self.stream.types().into_iter();
         ClientStatus {

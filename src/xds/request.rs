@@ -40,7 +40,7 @@ pub trait Request {
 }
 
 /// gRPC says `gRPC C-core …`, `grpc-java`, `grpc-node`, …; everybody else takes what Envoy takes.
-fn kind_of(node: &Node) -> ClientKind {
+pub(super) fn kind_of(node: &Node) -> ClientKind {
     let name = node.user_agent_name.as_bytes();
     match name.get(..4) {
         Some(head) if head.eq_ignore_ascii_case(b"grpc") => ClientKind::Grpc,

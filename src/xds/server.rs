@@ -21,6 +21,8 @@ use tonic_prost::ProstDecoder;
 use tracing::warn;
 
 use super::{
+    admission::Seat,
+    age,
     body::{self, Form},
     connection::incoming,
     delta::Delta,
@@ -76,10 +78,13 @@ pub async fn serve(
     others: Routes,
 ) -> Result<(), tonic::transport::Error> {
     let stop = context.stop.clone();
+    // Streams that end from then on are opened again over a new connection, which may lead elsewhere.
+    let age = age::of_connection(context.admission.limits().max_stream_age);
     let waking = context.fanout.clone().run();
     let serving = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_connection_age(age)
         .add_routes(add_discovery(others, &context))
         .serve_with_incoming_shutdown(incoming(listener), stop.clone().cancelled_owned());
     let drained = async {
@@ -151,10 +156,17 @@ where
 {
     let context = context.clone();
     let open = move |request: Request<Body>| {
+        let context = context.clone();
         let address = peer(&request);
-        let requests = messages::<V::Request>(request);
-        let session = Session::<V>::new(context.clone(), scope, form, requests, address);
-        std::future::ready(answer(Body::new(session.into_body())))
+        async move {
+            let seat = match admit(&context, address).await {
+                Ok(seat) => seat,
+                Err(status) => return status.into_http(),
+            };
+            let requests = messages::<V::Request>(request);
+            let session = Session::<V>::new(context, scope, form, requests, seat);
+            answer(Body::new(session.into_body()))
+        }
     };
     router.route(path, axum::routing::post(open))
 }
@@ -168,8 +180,9 @@ fn with_fetch(
     let context = context.clone();
     let fetch = move |request: Request<Body>| {
         let context = context.clone();
+        let address = peer(&request);
         async move {
-            match fetch(messages(request), kind, &context).await {
+            match fetch(messages(request), address, kind, &context).await {
                 Ok(response) => answer(unary(&response)),
                 Err(status) => status.into_http(),
             }
@@ -181,9 +194,11 @@ fn with_fetch(
 /// Answers one request, as the first of a stream would be answered.
 async fn fetch(
     mut requests: Streaming<DiscoveryRequest>,
+    address: Option<SocketAddr>,
     kind: ResourceType,
     context: &Context,
 ) -> Result<stream::Response, Status> {
+    let _seat = admit(context, address).await?;
     let request = requests
         .next()
         .await
@@ -225,6 +240,10 @@ fn answer(body: Body) -> Response<Body> {
     let content_type = HeaderValue::from_static("application/grpc");
     response.headers_mut().insert(CONTENT_TYPE, content_type);
     response
+}
+
+async fn admit(context: &Context, address: Option<SocketAddr>) -> Result<Seat, Status> {
+    context.admission.admit(address, &context.stop).await
 }
 
 fn peer(request: &Request<Body>) -> Option<SocketAddr> {

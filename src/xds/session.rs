@@ -9,7 +9,6 @@
 use std::{
     collections::VecDeque,
     convert::Infallible,
-    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -24,6 +23,7 @@ use tonic::{Code, Status, Streaming};
 use tracing::{debug, warn};
 
 use super::{
+    admission::{Admission, Seat},
     body::{self, Form},
     clients::{Clients, Inspect, Membership},
     fanout::{Bell, Fanout, Interest},
@@ -32,7 +32,10 @@ use super::{
     status::TypeStatus,
     stream::{Refusal, Response, Scope, Stream, Variant, shorten},
 };
-use crate::resource::ResourceType;
+use crate::{
+    resource::{Resource, ResourceType},
+    snapshot::ResourceSet,
+};
 
 /// Requests that are taken in before an answer is looked for; a client may send without end.
 const REQUESTS_AT_ONCE: usize = 64;
@@ -46,6 +49,7 @@ pub struct Context {
     pub fanout: Fanout,
     pub clients: Clients,
     pub metrics: Metrics,
+    pub admission: Admission,
     /// Cancelled when the server drains.
     pub stop: CancellationToken,
 }
@@ -56,13 +60,14 @@ pub struct Session<V: Variant> {
     requests: Streaming<V::Request>,
     machine: Arc<Mutex<Stream<V>>>,
     form: Form,
-    address: Option<SocketAddr>,
+    seat: Seat,
     membership: Option<Membership>,
     bell: Bell,
     /// Pieces of the message under way.
     pieces: VecDeque<Bytes>,
     /// When the change that the next response shows was seen in the registry.
     observed: Option<Instant>,
+    answered: bool,
     ended: bool,
 }
 
@@ -86,7 +91,7 @@ where
         scope: Scope,
         form: Form,
         requests: Streaming<V::Request>,
-        address: Option<SocketAddr>,
+        seat: Seat,
     ) -> Self {
         Self {
             bell: context.fanout.bell(),
@@ -94,10 +99,11 @@ where
             requests,
             machine: Arc::new(Mutex::new(Stream::new(scope))),
             form,
-            address,
+            seat,
             membership: None,
             pieces: VecDeque::new(),
             observed: None,
+            answered: false,
             ended: false,
         }
     }
@@ -135,8 +141,12 @@ where
             }
             drop(snapshots);
             self.observed = None;
+            let expires = self.answered.then_some(self.seat.expires);
+            if expires.is_some_and(|expires| now >= expires) {
+                return Err(Status::ok("the stream is old enough; reconnect"));
+            }
             let deadline = self.machine().deadline(now);
-            match self.wait(deadline).await {
+            match self.wait(deadline.into_iter().chain(expires).min()).await {
                 Wake::Request(request) => self.request(request?)?,
                 Wake::Snapshot => self.observed = self.context.fanout.current().observed,
                 Wake::Deadline => {}
@@ -178,6 +188,8 @@ where
         let error = request.error().map(shorten);
         let outcome = self.machine().request(request);
         let rejects = outcome.map_err(|refusal| refused(&refusal))?;
+        let names = self.machine().subscribed();
+        self.seat.check_names(names)?;
         self.join();
         if let Some(error) = error.filter(|_| rejects) {
             self.note_rejection(kind, &error);
@@ -200,7 +212,7 @@ where
             "stream opened"
         );
         let stream = self.machine.clone() as Arc<dyn Inspect>;
-        self.membership = Some(self.context.clients.join(client, self.address, stream));
+        self.membership = Some(self.context.clients.join(client, self.seat.address, stream));
     }
 
     /// Has the bell rung by what this stream is subscribed to now.
@@ -229,6 +241,7 @@ where
 
     fn begin(&mut self, response: &Response) {
         self.pieces = body::encode(response, self.form);
+        self.answered = true;
         let kind = ResourceType::from_type_url(&response.type_url);
         let kind = kind.map_or("unknown", ResourceType::as_str);
         self.context
@@ -259,7 +272,7 @@ where
     fn end(&mut self, status: &Status) -> Frame<Bytes> {
         self.ended = true;
         if status.code() == Code::InvalidArgument {
-            warn!(address = ?self.address, reason = status.message(), "stream refused");
+            warn!(address = ?self.seat.address, reason = status.message(), "stream refused");
         }
         let mut trailers = HeaderMap::new();
         if status.add_header(&mut trailers).is_err() {
@@ -280,12 +293,21 @@ impl<V: Variant + Send> Inspect for Mutex<Stream<V>> {
             .status()
             .collect()
     }
+
+    fn served(&self, kind: ResourceType, set: &ResourceSet) -> Vec<Arc<Resource>> {
+        let machine = self.lock().unwrap_or_else(PoisonError::into_inner);
+        let interest = machine.interests().find(|(k, _)| *k == kind);
+        let wanted = interest.into_iter().flat_map(|(_, subscription)| {
+            set.iter().filter(|r| subscription.wants(&r.name)).cloned()
+        });
+        wanted.collect()
+    }
 }
 
 impl<V: Variant> std::fmt::Debug for Session<V> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Session")
-            .field("address", &self.address)
+            .field("seat", &self.seat)
             .finish_non_exhaustive()
     }
 }

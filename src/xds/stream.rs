@@ -268,6 +268,13 @@ impl<V: Variant> Stream<V> {
             .min()
     }
 
+    /// How many names are subscribed, of all types.
+    pub fn subscribed(&self) -> usize {
+        self.interests()
+            .map(|(_, subscription)| subscription.len())
+            .sum()
+    }
+
     /// How each subscribed type stands, for operators.
     pub fn status(&self) -> impl Iterator<Item = (ResourceType, TypeStatus)> {
         let lanes = ResourceType::ALL.into_iter().zip(&self.lanes);
