@@ -8,10 +8,10 @@ WORKDIR /src
 # The dependencies in a layer of their own, which holds until Cargo.toml or Cargo.lock changes: Cargo
 # builds them for an empty program. Tests and benchmarks are not in the context, but the manifest names them.
 COPY Cargo.toml Cargo.lock ./
-RUN mkdir -p src e2e benches \
+RUN mkdir -p src e2e benches/rig \
     && echo 'fn main() {}' >src/main.rs \
     && cp src/main.rs e2e/main.rs \
-    && cp src/main.rs benches/mirror.rs \
+    && cp src/main.rs benches/rig/main.rs \
     && touch src/lib.rs \
     && cargo build --release --locked \
     && rm -r src

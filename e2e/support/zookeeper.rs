@@ -23,9 +23,13 @@ const START: Duration = Duration::from_secs(60);
 pub const SESSION: Duration = Duration::from_secs(10);
 pub const SHORT_SESSION: Duration = Duration::from_secs(3);
 
+/// In MiB: enough for what a test registers.
+const HEAP: usize = 128;
+
 pub struct ZooKeeper {
     directory: TempDir,
     port: u16,
+    heap: usize,
     process: Option<Child>,
 }
 
@@ -33,6 +37,15 @@ impl ZooKeeper {
     /// Starts a server on a free port and waits until it serves.
     pub fn start() -> Self {
         let mut server = Self::absent();
+        server.restart();
+        server
+    }
+
+    /// For more znodes than a test has.
+    #[allow(dead_code)]
+    pub fn start_with_heap(mebibytes: usize) -> Self {
+        let mut server = Self::absent();
+        server.heap = mebibytes;
         server.restart();
         server
     }
@@ -52,6 +65,7 @@ impl ZooKeeper {
         Self {
             directory,
             port,
+            heap: HEAP,
             process: None,
         }
     }
@@ -61,7 +75,8 @@ impl ZooKeeper {
         assert!(self.process.is_none(), "it runs already");
         let log = fs::File::create(self.log()).expect("a log file");
         let mut process = Command::new("java")
-            .args(["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+            .arg(format!("-Xmx{}m", self.heap))
+            .args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
             .arg("-Dzookeeper.log.threshold=WARN")
             .arg("-cp")
             .arg(class_path())

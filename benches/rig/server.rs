@@ -1,0 +1,200 @@
+//! What is measured, as a process on a core of its own: MeshKeeper, a peer, or a floor.
+//!
+//! It refuses to know what for. Each is asked the same way: it has a port for clients, and is ready
+//! when a client gets an answer. Invariant: the process is gone when its handle is.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::PathBuf,
+    process::{Child, Stdio},
+    time::{Duration, Instant},
+};
+
+use super::{
+    floor,
+    journal::until,
+    load::Wire,
+    machine,
+    zookeeper::{ZooKeeper, free_port},
+};
+
+const START: Duration = Duration::from_secs(60);
+
+/// Who serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    MeshKeeper,
+    /// go-control-plane's `LinearCache`, fed by Go's ZooKeeper client.
+    Linear,
+    /// Frames of so many bytes.
+    Floor(usize),
+}
+
+impl Side {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::MeshKeeper => "MeshKeeper",
+            Self::Linear => "LinearCache",
+            Self::Floor(_) => "floor",
+        }
+    }
+
+    pub fn wire(self) -> Wire {
+        match self {
+            Self::Floor(_) => Wire::Raw,
+            Self::MeshKeeper | Self::Linear => Wire::Delta,
+        }
+    }
+}
+
+/// Where `benches/peers/build.sh` leaves the program, unless there was nothing to build it with.
+pub fn linear() -> Option<PathBuf> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/peers/linear");
+    path.exists().then_some(path)
+}
+
+#[derive(Debug)]
+pub struct Server {
+    side: Side,
+    connect: String,
+    root: String,
+    pub clients: SocketAddr,
+    admin: SocketAddr,
+    process: Option<Child>,
+    /// From the first answer of its admin port, or from its start, to the first answer to a client.
+    pub load: Duration,
+}
+
+impl Server {
+    /// Starts it and waits until it has read the whole tree.
+    pub async fn start(side: Side, zookeeper: &ZooKeeper, root: &str) -> Self {
+        let address = || SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let mut server = Self {
+            side,
+            connect: zookeeper.connect(),
+            root: root.into(),
+            clients: address(),
+            admin: address(),
+            process: None,
+            load: Duration::ZERO,
+        };
+        server.start_again().await;
+        server
+    }
+
+    /// On the ports it had.
+    pub async fn start_again(&mut self) {
+        self.process = Some(self.spawn());
+        match self.side {
+            Side::MeshKeeper | Side::Linear => self.wait_until_ready().await,
+            Side::Floor(_) => {
+                assert!(until(START, || TcpStream::connect(self.clients).is_ok()).await)
+            }
+        }
+    }
+
+    pub fn wire(&self) -> Wire {
+        self.side.wire()
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("a running server").id()
+    }
+
+    pub fn cpu(&self) -> Duration {
+        machine::cpu(self.pid())
+    }
+
+    pub fn memory(&self) -> u64 {
+        machine::memory(self.pid())
+    }
+
+    /// The sum of the metric's samples; 0 for a side that has none.
+    pub fn metric(&self, name: &str) -> f64 {
+        let page = get(self.admin, "/metrics").unwrap_or_default();
+        let lines = page.lines().filter_map(|line| line.strip_prefix(name));
+        lines
+            .filter_map(|rest| rest.split_whitespace().next_back()?.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// What the API says at this path.
+    pub fn api(&self, path: &str) -> String {
+        get(self.admin, path).unwrap_or_default()
+    }
+
+    fn spawn(&self) -> Child {
+        let own = std::env::current_exe()
+            .expect("a path")
+            .display()
+            .to_string();
+        let clients = self.clients.to_string();
+        let admin = self.admin.to_string();
+        let mut command = match self.side {
+            Side::MeshKeeper => {
+                let mut command = machine::on_server_core(env!("CARGO_BIN_EXE_meshkeeper"));
+                command.args(["serve", "--zookeeper", &self.connect, "--root", &self.root]);
+                command.args(["--xds-listen", &clients, "--admin-listen", &admin]);
+                command.env("RUST_LOG", "error");
+                command
+            }
+            Side::Linear => {
+                let program = linear().expect("it was built").display().to_string();
+                let mut command = machine::on_server_core(&program);
+                command.args([&self.connect, &self.root, &clients, &admin]);
+                command
+            }
+            Side::Floor(size) => {
+                let mut command = machine::on_server_core(&own);
+                let size = size.to_string();
+                command.args([floor::RELAY, &self.connect, &self.root, &clients, &size]);
+                command
+            }
+        };
+        let command = command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.spawn().expect("a program that starts")
+    }
+
+    async fn wait_until_ready(&mut self) {
+        let admin = self.admin;
+        assert!(
+            until(START, || TcpStream::connect(admin).is_ok()).await,
+            "it does not start"
+        );
+        let start = Instant::now();
+        let ready = || get(admin, "/readyz").is_some_and(|answer| answer.contains(" 200 "));
+        assert!(until(2 * START, ready).await, "it does not get ready");
+        self.load = start.elapsed();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The whole answer, head and all.
+fn get(address: SocketAddr, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .ok()?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: rig\r\nConnection: close\r\n\r\n"
+    )
+    .ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
