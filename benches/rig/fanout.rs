@@ -75,12 +75,12 @@ async fn large(rig: &mut Rig) {
     let mut size = 0;
     for asked in [Some(Side::MeshKeeper), None, linear().map(|_| Side::Linear)] {
         // The floor sends what was seen of the first.
-        let served = match asked {
+        let sender = match asked {
             Some(asked) => asked,
             None if rates.len() == 1 => Side::Floor(size),
             None => continue,
         };
-        let server = Server::start(served, &rig.mesh.zookeeper, LARGE).await;
+        let server = Server::start(sender, &rig.mesh.zookeeper, LARGE).await;
         let changes = vec![vec![LARGE_SERVICE]; ROUNDS];
         let hellos = experiment::one(LARGE_CLIENTS, LARGE_SERVICE);
         let outcome =
