@@ -120,10 +120,10 @@ impl Chart {
             svg,
             "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>\n\
              <text transform=\"translate(18 {:.1}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
-            (x.from + x.to) / 2.0,
+            x.from.midpoint(x.to),
             HEIGHT - 12.0,
             escaped(self.x),
-            (y.from + y.to) / 2.0,
+            y.from.midpoint(y.to),
             escaped(self.y)
         )
         .expect("memory");

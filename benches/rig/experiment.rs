@@ -56,7 +56,7 @@ pub async fn run(
 ) -> Outcome {
     let journal = Arc::new(Journal::new(mesh.next_stamp()));
     let count = hellos.len();
-    let fleet = Fleet::open(server.wire(), server.clients, journal.clone(), hellos);
+    let fleet = Fleet::open(server.wire(), server.clients, &journal, hellos);
     assert!(
         journal.synced(count, LIMIT).await,
         "not all of {count} clients got what they asked for"

@@ -73,14 +73,14 @@ async fn transaction(rig: &Rig, side: Side, services: &[Service]) -> Outcome {
 async fn large(rig: &mut Rig) {
     let mut rates = Vec::new();
     let mut size = 0;
-    for side in [Some(Side::MeshKeeper), None, linear().map(|_| Side::Linear)] {
+    for asked in [Some(Side::MeshKeeper), None, linear().map(|_| Side::Linear)] {
         // The floor sends what was seen of the first.
-        let side = match side {
-            Some(side) => side,
+        let sender = match asked {
+            Some(asked) => asked,
             None if rates.len() == 1 => Side::Floor(size),
             None => continue,
         };
-        let server = Server::start(side, &rig.mesh.zookeeper, LARGE).await;
+        let server = Server::start(sender, &rig.mesh.zookeeper, LARGE).await;
         let changes = vec![vec![LARGE_SERVICE]; ROUNDS];
         let hellos = experiment::one(LARGE_CLIENTS, LARGE_SERVICE);
         let outcome =
@@ -140,8 +140,12 @@ async fn watching_all(rig: &mut Rig) {
     let changes = experiment::spread(200, services);
     for (side, name) in sides() {
         let server = Server::start(side, &rig.mesh.zookeeper, MANY).await;
-        let hellos =
-            experiment::everything(WILDCARDS, delta::ENDPOINT, services as usize, &Watch::Everything);
+        let hellos = experiment::everything(
+            WILDCARDS,
+            delta::ENDPOINT,
+            services as usize,
+            &Watch::Everything,
+        );
         let outcome = experiment::run(
             &rig.mesh,
             &server,

@@ -45,7 +45,7 @@ pub async fn measure(rig: &mut Rig) {
         .await
         .memory();
     let mut steps = Steps::default();
-    let sizes = rig.scale.services();
+    let sizes = super::SERVICES;
     for services in sizes {
         rig.mesh.grow(services).await;
         let last = services == sizes[sizes.len() - 1];
@@ -156,7 +156,7 @@ async fn wildcard_memory(server: &Server, services: Service) -> f64 {
         &Watch::Nothing,
     );
     let journal = Arc::new(Journal::new(0));
-    let fleet = Fleet::open(server.wire(), server.clients, journal.clone(), hellos);
+    let fleet = Fleet::open(server.wire(), server.clients, &journal, hellos);
     assert!(
         journal.synced(WILDCARDS, LIMIT).await,
         "every client gets every cluster"

@@ -44,7 +44,7 @@ pub struct Connection {
     body: Vec<u8>,
     /// Request bytes that the peer has no window for yet.
     queued: Vec<u8>,
-    connection_window: i64,
+    shared_window: i64,
     stream_window: i64,
     peer_initial: i64,
     unacknowledged: u32,
@@ -59,7 +59,7 @@ impl Connection {
             input: Vec::new(),
             body: Vec::new(),
             queued: Vec::new(),
-            connection_window: FIRST_WINDOW,
+            shared_window: FIRST_WINDOW,
             stream_window: FIRST_WINDOW,
             peer_initial: FIRST_WINDOW,
             unacknowledged: 0,
@@ -129,7 +129,7 @@ impl Connection {
             kind::SETTINGS if flags & ACK == 0 => self.settings(payload),
             kind::PING if flags & ACK == 0 => self.frame(kind::PING, ACK, 0, payload),
             kind::WINDOW_UPDATE if stream == 0 => {
-                self.connection_window += i64::from(number(payload));
+                self.shared_window += i64::from(number(payload));
             }
             kind::WINDOW_UPDATE => self.stream_window += i64::from(number(payload)),
             kind::RST_STREAM | kind::GOAWAY => self.ended = true,
@@ -159,7 +159,7 @@ impl Connection {
         let queued = std::mem::take(&mut self.queued);
         let mut rest = &queued[..];
         while !rest.is_empty() {
-            let window = self.connection_window.min(self.stream_window);
+            let window = self.shared_window.min(self.stream_window);
             let room = usize::try_from(window)
                 .unwrap_or(0)
                 .min(FRAME)
@@ -168,7 +168,7 @@ impl Connection {
                 break;
             }
             self.frame(kind::DATA, 0, STREAM, &rest[..room]);
-            self.connection_window -= i64::from(length(&rest[..room]));
+            self.shared_window -= i64::from(length(&rest[..room]));
             self.stream_window -= i64::from(length(&rest[..room]));
             rest = &rest[room..];
         }

@@ -46,7 +46,7 @@ impl Fleet {
     pub fn open(
         wire: Wire,
         address: SocketAddr,
-        journal: Arc<Journal>,
+        journal: &Arc<Journal>,
         hellos: impl IntoIterator<Item = Hello>,
     ) -> Self {
         let mut clients = JoinSet::new();

@@ -50,6 +50,9 @@ struct Rig {
     charts: Vec<(&'static str, Chart)>,
 }
 
+/// How far the mesh grows.
+const SERVICES: [Service; 4] = [1_250, 2_500, 5_000, 10_000];
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scale {
     Quick,
@@ -63,10 +66,6 @@ impl Scale {
             Ok("full") => Self::Full,
             Ok(other) => panic!("BENCH is quick or full, not {other}"),
         }
-    }
-
-    fn services(self) -> [Service; 4] {
-        [1_250, 2_500, 5_000, 10_000]
     }
 
     fn repetitions(self) -> usize {

@@ -45,12 +45,7 @@ async fn for_each(rig: &Rig, side: Side) -> f64 {
             let first = Service::try_from(client).unwrap_or(0);
             (0..20).map(|i| (first * 13 + i * 97) % services).collect()
         });
-        fleets.push(Fleet::open(
-            side.wire(),
-            server.clients,
-            journal.clone(),
-            hellos,
-        ));
+        fleets.push(Fleet::open(side.wire(), server.clients, &journal, hellos));
         open = *count;
         assert!(
             journal.synced(open, LIMIT).await,

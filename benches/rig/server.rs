@@ -89,7 +89,7 @@ impl Server {
         match self.side {
             Side::MeshKeeper | Side::Linear => self.wait_until_ready().await,
             Side::Floor(_) => {
-                assert!(until(START, || TcpStream::connect(self.clients).is_ok()).await)
+                assert!(until(START, || TcpStream::connect(self.clients).is_ok()).await);
             }
         }
     }

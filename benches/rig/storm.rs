@@ -119,12 +119,12 @@ async fn steady_p99(
     let steady = experiment::run(&rig.mesh, server, MANY, hellos, &changes, Pace::Rate(RATE));
     let coming = async {
         // The steady ones are there first.
-        sleep(Duration::from_millis(1_000)).await;
+        sleep(Duration::from_secs(1)).await;
         let start = Instant::now();
         let fleet = Fleet::open(
             server.wire(),
             server.clients,
-            storm.clone(),
+            &storm,
             returning(clients, versions),
         );
         assert!(
@@ -157,7 +157,7 @@ async fn restart(server: &mut Server, versions: &Versions, clients: usize) -> (D
     let fleet = Fleet::open(
         server.wire(),
         server.clients,
-        journal.clone(),
+        &journal,
         returning(clients, versions),
     );
     server.start_again().await;
