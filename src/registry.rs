@@ -17,7 +17,7 @@ mod name;
 pub mod reason;
 mod roster;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use imbl::OrdMap;
@@ -71,6 +71,8 @@ pub struct Batch {
     pub events: Vec<Event>,
     /// With this batch the registry equals the tree: the end of a load or of a resync.
     pub complete: bool,
+    /// When the first of the changes became known, if a change was what it began with.
+    pub observed: Option<Instant>,
 }
 
 /// A znode that is left out, and why.

@@ -251,12 +251,18 @@ impl Tree {
         self.complete || (self.phase == Phase::Synced && self.mirror.is_dirty())
     }
 
+    /// Whether there is nothing to publish, and no answer to come that could be.
+    pub fn is_idle(&self) -> bool {
+        self.pending.is_empty() && !self.has_batch()
+    }
+
     /// What to publish now. Nothing is published twice; what is not taken gathers.
     pub fn take(&mut self) -> Batch {
         self.loaded |= self.complete;
         Batch {
             complete: std::mem::take(&mut self.complete),
             events: self.mirror.take(),
+            observed: None,
         }
     }
 

@@ -8,6 +8,7 @@
 //! queues both in the order of the wire, in different queues). While the registry is busy, changes
 //! gather in the machine, the last one of each path, and events go on being taken.
 
+mod arrivals;
 mod link;
 mod one_shot;
 mod recursive;
@@ -24,6 +25,7 @@ use tracing::{debug, info, warn};
 use zookeeper_client::Client;
 
 use self::{
+    arrivals::Arrivals,
     link::{Answers, Failure, Link, Paths, Signal},
     one_shot::OneShot,
     recursive::Recursive,
@@ -78,6 +80,7 @@ pub struct Watcher {
     batches: mpsc::Sender<Batch>,
     state: watch::Sender<State>,
     tree: Tree,
+    arrivals: Arrivals,
     paths: Arc<Paths>,
     only_one_shot: bool,
     /// How many requests travel as one now.
@@ -133,6 +136,7 @@ impl Watcher {
         Ok(Self {
             paths: Arc::new(Paths::new(&config.root, address.chroot.is_empty())),
             tree: Tree::new(DEPTH),
+            arrivals: Arrivals::default(),
             only_one_shot: false,
             batch: FIRST_BATCH,
             backoff: Backoff::default(),
@@ -231,6 +235,9 @@ impl Watcher {
                 return Ok(End::Lost(reason));
             }
             self.tell();
+            if self.tree.is_idle() {
+                self.arrivals.clear();
+            }
             let end = tokio::select! {
                 biased;
                 () = stop.cancelled() => Some(End::Stopped),
@@ -294,7 +301,8 @@ impl Watcher {
 
     fn take(&mut self) -> Batch {
         let first = !self.tree.loaded();
-        let batch = self.tree.take();
+        let mut batch = self.tree.take();
+        batch.observed = self.arrivals.take();
         if batch.complete {
             self.completed(first, batch.events.len());
         }
@@ -313,7 +321,10 @@ impl Watcher {
 
     fn signal(&mut self, signal: Signal, in_flight: &mut InFlight) -> Option<End> {
         match signal {
-            Signal::Event(change, path) => self.tree.event(change, &path),
+            Signal::Event(change, path) => {
+                self.arrivals.note(Instant::now().into_std());
+                self.tree.event(change, &path);
+            }
             Signal::Disconnected => {
                 self.connections += 1;
                 in_flight.clear();
@@ -369,6 +380,7 @@ impl Watcher {
     /// Forgets the connection, and says why: at once where the reason is new, else now and then.
     fn lost(&mut self, reason: String) {
         self.tree.lost();
+        self.arrivals.clear();
         let due = (self.told.as_ref())
             .is_none_or(|(told, when)| *told != reason || when.elapsed() >= HINT);
         if due {

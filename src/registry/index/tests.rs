@@ -35,7 +35,7 @@ fn delete(path: &str) -> Event {
 fn apply(index: &mut Index, events: impl Into<Vec<Event>>) -> Vec<String> {
     let batch = Batch {
         events: events.into(),
-        complete: false,
+        ..Batch::default()
     };
     let changes = index.apply(batch);
     let counts = index.counts();
@@ -431,8 +431,8 @@ fn it_is_loaded_after_the_first_complete_batch() {
     apply(&mut index, [put("orders", "", 1, 1)]);
     assert!(!index.loaded());
     index.apply(Batch {
-        events: Vec::new(),
         complete: true,
+        ..Batch::default()
     });
     assert!(index.loaded());
     apply(&mut index, [delete("orders")]);
