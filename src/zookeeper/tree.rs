@@ -30,6 +30,7 @@ use std::{
 use bytes::Bytes;
 
 use self::mirror::Mirror;
+pub use self::mirror::Tally;
 use crate::registry::{Batch, Stat};
 
 /// How the ensemble tells of changes.
@@ -249,6 +250,11 @@ impl Tree {
 
     pub fn has_batch(&self) -> bool {
         self.complete || (self.phase == Phase::Synced && self.mirror.is_dirty())
+    }
+
+    /// Where the next batch ends a load: what that load found.
+    pub fn tally(&self) -> Option<Tally> {
+        self.complete.then(|| self.mirror.tally())
     }
 
     /// Whether there is nothing to publish, and no answer to come that could be.
