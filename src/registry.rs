@@ -8,7 +8,7 @@
 //! It refuses to know how znodes are read (the `zookeeper` side sends [`Event`]s) and who is served.
 //! Invariant: after every [`Batch`] the [`View`] equals what the znodes named so far decode to;
 //! a znode that does not decode is in `rejected` and harms no neighbour. A znode that decoded once
-//! keeps serving that last good value until it is deleted.
+//! keeps serving that last good value until it is deleted or the process ends.
 
 pub mod format;
 pub mod index;
