@@ -13,7 +13,7 @@
 pub mod format;
 pub mod index;
 pub mod metrics;
-mod name;
+pub mod name;
 pub mod reason;
 mod roster;
 
