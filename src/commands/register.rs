@@ -29,7 +29,8 @@ use crate::{
 const EXAMPLES: &str = "\
 The znode is ROOT/SERVICE/IP:PORT. It goes when this process ends; after a lost session it is written
 again. With a COMMAND, the command is started, registered while it runs, deregistered before it is
-stopped with SIGTERM (SIGKILL after 10 s), and its exit status is passed on.
+stopped with SIGTERM (SIGKILL after 10 s), and its exit status is passed on. SIGKILL (kill -9) of
+this process itself leaves COMMAND running; its znode goes when the session expires.
 
 Examples:
   meshkeeper register --zookeeper 127.0.0.1:2181 --service orders --address 10.0.0.7:8080
@@ -56,7 +57,7 @@ pub struct Args {
     address: String,
 
     /// The share of requests, relative to other instances: 0 (drain) to 10000 [default: 100]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     weight: Option<String>,
 
     /// The zone that the instance runs in

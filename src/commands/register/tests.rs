@@ -71,6 +71,13 @@ async fn a_host_is_registered_as_its_ip() {
     assert!(!String::from_utf8_lossy(&registration.data).contains("localhost"));
 }
 
+#[test]
+fn a_negative_weight_is_told_the_range() {
+    let args = parse(&["--weight", "-1"]).unwrap();
+    let problems = args.checked().unwrap_err().to_string();
+    assert!(problems.contains("from 0 to 10000"), "{problems}");
+}
+
 #[tokio::test]
 async fn weight_zone_and_metadata_are_in_the_payload() {
     let more = [
@@ -98,6 +105,7 @@ async fn weight_zone_and_metadata_are_in_the_payload() {
 fn what_a_registry_would_refuse_is_refused_here() {
     for [flag, text] in [
         ["--weight", "10001"],
+        ["--weight", "-1"],
         ["--weight", "many"],
         ["--zone", " "],
         ["--meta", "version"],
