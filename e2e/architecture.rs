@@ -48,6 +48,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "app",
             "config",
             "model",
+            "registry",
             "resource",
             "shutdown",
             "telemetry",

@@ -186,7 +186,7 @@ fn wrong_usage_exits_with_2_and_says_why() {
                 "--service",
                 "a/b",
                 "--address",
-                "localhost:1",
+                "localhost:0",
             ],
             &[
                 "--zookeeper: the server \"a:0\"",
@@ -452,6 +452,15 @@ fn a_registered_command_that_cannot_start_is_named() {
     let line = ["register", "--zookeeper", &nowhere, "--service", "orders"];
     let more = ["--address", "127.0.0.1:1", "--", "no-such-program"];
     run(&[&line[..], &more].concat()).says(1, &["cannot start `no-such-program`"]);
+}
+
+#[test]
+fn a_host_that_cannot_be_looked_up_is_a_failure() {
+    let nowhere = free_address().to_string();
+    let line = ["register", "--zookeeper", &nowhere, "--service", "orders"];
+    // An empty label, so that no name server is asked.
+    let more = ["--address", "no..host:1"];
+    run(&[&line[..], &more].concat()).says(1, &["--address: cannot look up `no..host`"]);
 }
 
 /// The data of a znode, once it is there.

@@ -65,12 +65,14 @@ impl Publisher {
     /// Runs until the sender of batches is gone.
     pub async fn run(mut self, mut batches: mpsc::Receiver<Batch>) {
         while let Some(batch) = batches.recv().await {
-            let observed = Instant::now();
+            let now = Instant::now();
+            let mut observed = batch.observed.unwrap_or(now);
             let mut changes = self.index.apply(batch);
             for _ in 1..BATCHES_AT_ONCE {
                 let Ok(batch) = batches.try_recv() else {
                     break;
                 };
+                observed = observed.min(batch.observed.unwrap_or(now));
                 changes.append(&mut self.index.apply(batch));
             }
             self.publish(changes, observed);

@@ -8,16 +8,16 @@
 //! It refuses to know how znodes are read (the `zookeeper` side sends [`Event`]s) and who is served.
 //! Invariant: after every [`Batch`] the [`View`] equals what the znodes named so far decode to;
 //! a znode that does not decode is in `rejected` and harms no neighbour. A znode that decoded once
-//! keeps serving that last good value until it is deleted.
+//! keeps serving that last good value until it is deleted or the process ends.
 
 pub mod format;
 pub mod index;
 pub mod metrics;
-mod name;
+pub mod name;
 pub mod reason;
 mod roster;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use imbl::OrdMap;
@@ -71,6 +71,8 @@ pub struct Batch {
     pub events: Vec<Event>,
     /// With this batch the registry equals the tree: the end of a load or of a resync.
     pub complete: bool,
+    /// When the first of the changes became known, if a change was what it began with.
+    pub observed: Option<Instant>,
 }
 
 /// A znode that is left out, and why.

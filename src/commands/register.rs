@@ -3,6 +3,7 @@
 //! The program starts first and is registered then; at the end it is deregistered first and
 //! stopped then, so that nothing is sent to a program that is gone. Its exit status becomes ours.
 
+mod address;
 mod child;
 
 use std::{ffi::OsString, net::SocketAddr, pin::pin, process::ExitCode, time::Duration};
@@ -15,11 +16,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::child::Child;
+use self::{address::Address, child::Child};
 use super::{Logs, flags::Flags};
 use crate::{
     config::{Problems, value},
     model::Weight,
+    registry::{name, reason::Reason},
     shutdown::Signals,
     zookeeper::register::{Registration, hold},
 };
@@ -27,7 +29,8 @@ use crate::{
 const EXAMPLES: &str = "\
 The znode is ROOT/SERVICE/IP:PORT. It goes when this process ends; after a lost session it is written
 again. With a COMMAND, the command is started, registered while it runs, deregistered before it is
-stopped with SIGTERM (SIGKILL after 10 s), and its exit status is passed on.
+stopped with SIGTERM (SIGKILL after 10 s), and its exit status is passed on. SIGKILL (kill -9) of
+this process itself leaves COMMAND running; its znode goes when the session expires.
 
 Examples:
   meshkeeper register --zookeeper 127.0.0.1:2181 --service orders --address 10.0.0.7:8080
@@ -49,12 +52,12 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     service: String,
 
-    /// The address that clients reach the instance at
-    #[arg(long, value_name = "IP:PORT")]
+    /// Where clients reach the instance: an IP, or a name that is looked up once, at the start
+    #[arg(long, value_name = "HOST:PORT")]
     address: String,
 
     /// The share of requests, relative to other instances: 0 (drain) to 10000 [default: 100]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     weight: Option<String>,
 
     /// The zone that the instance runs in
@@ -83,9 +86,10 @@ pub struct Args {
 
 impl Args {
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let registration = self.registration()?;
+        let checked = self.checked()?;
         self.logs.begin()?;
         super::block_on(async {
+            let registration = checked.resolved().await?;
             let signals = signals()?;
             let child = match self.command.split_first() {
                 Some((program, arguments)) => Some(Child::start(program, arguments)?),
@@ -96,11 +100,11 @@ impl Args {
     }
 
     /// Every flag is checked before any problem is told.
-    fn registration(&self) -> Result<Registration, Problems> {
+    fn checked(&self) -> Result<Checked, Problems> {
         let mut flags = Flags::default();
         let connect = flags.check("--zookeeper", &self.zookeeper, value::connect);
         let service = flags.check("--service", &self.service, service);
-        let address = flags.check("--address", &self.address, address);
+        let address = flags.check("--address", &self.address, Address::parse);
         let root = flags.check("--root", &self.root, value::root);
         let session_timeout = flags.check(
             "--session-timeout",
@@ -109,13 +113,12 @@ impl Args {
         );
         let data = self.optional(&mut flags);
         let made = || {
-            let address = address?;
-            Some(Registration {
+            Some(Checked {
                 connect: connect?,
                 root: root?,
                 service: service?,
-                id: address.to_string(),
-                data: payload(address, data).into_bytes(),
+                address: address?,
+                data,
                 session_timeout: session_timeout?,
             })
         };
@@ -146,6 +149,31 @@ impl Args {
             data.insert("metadata".into(), Value::Object(metadata));
         }
         data
+    }
+}
+
+/// What the flags say.
+#[derive(Debug)]
+struct Checked {
+    connect: String,
+    root: String,
+    service: String,
+    address: Address,
+    data: Map<String, Value>,
+    session_timeout: Duration,
+}
+
+impl Checked {
+    async fn resolved(self) -> anyhow::Result<Registration> {
+        let address = self.address.resolve().await?;
+        Ok(Registration {
+            connect: self.connect,
+            root: self.root,
+            service: self.service,
+            id: address.to_string(),
+            data: payload(address, self.data).into_bytes(),
+            session_timeout: self.session_timeout,
+        })
     }
 }
 
@@ -222,40 +250,10 @@ fn signals() -> anyhow::Result<mpsc::Receiver<&'static str>> {
     Ok(receiver)
 }
 
-/// A znode's name.
+/// A name that the control plane takes, and thereby one that a znode can have.
 fn service(text: &str) -> Result<String, String> {
-    let shown = text.escape_debug();
-    if text.is_empty() || text == "." || text == ".." {
-        return Err(format!(
-            "`{shown}` is no znode's name; write one as in `orders`"
-        ));
-    }
-    if text.contains('/') || text.chars().any(char::is_control) {
-        return Err(format!(
-            "`{shown}` holds `/` or control characters, which no znode's name can have"
-        ));
-    }
+    name::check(text).map_err(Reason::into_string)?;
     Ok(text.to_owned())
-}
-
-fn address(text: &str) -> Result<SocketAddr, String> {
-    let shown = text.escape_debug();
-    let Ok(address) = text.parse::<SocketAddr>() else {
-        return Err(format!(
-            "`{shown}` is no IP and port; write them as in `10.0.0.7:8080`"
-        ));
-    };
-    if address.port() == 0 {
-        return Err(format!(
-            "`{shown}` has port 0, which nobody can reach; write the real one"
-        ));
-    }
-    if address.ip().is_unspecified() {
-        return Err(format!(
-            "`{shown}` is no place to reach; write the machine's own IP"
-        ));
-    }
-    Ok(address)
 }
 
 fn weight(text: &str) -> Result<Weight, String> {

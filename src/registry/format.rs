@@ -25,6 +25,8 @@ mod properties;
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr};
 
+pub use field::connectable;
+
 use super::{
     Rejected, Stat,
     reason::{Reason, quoted},

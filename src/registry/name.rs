@@ -11,7 +11,8 @@ use super::reason::{Reason, quoted};
 const NAME_MAX: usize = 253;
 const LABEL_MAX: usize = 63;
 
-pub(super) fn check(name: &str) -> Result<(), Reason> {
+/// What is wrong with a name, if anything is.
+pub fn check(name: &str) -> Result<(), Reason> {
     if let Some(bad) = name.chars().find(|c| !allowed(*c)) {
         return Err(refuse(
             name,

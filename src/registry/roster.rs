@@ -3,8 +3,9 @@
 //! It refuses to know other services, names and the tree. Invariants:
 //! - Of the znodes that register one `address:port` the newest (greatest `czxid`, then name) serves.
 //!   The others wait, each for the next newer one, so that a change touches two of them at most.
-//! - A znode's last good value serves until the znode is deleted. A `Put` with another `czxid` is
-//!   another znode under the same name, which has no past: so every replica remembers the same.
+//! - A znode's last good value serves until the znode is deleted, and while the process lives: it is
+//!   nowhere but in memory, so a replica that starts later never had it. A `Put` with another `czxid`
+//!   is another znode under the same name, which has no past.
 
 use std::{
     collections::BTreeMap,
@@ -171,7 +172,9 @@ fn superseded(older: &Instance, newer: &Instance) -> Rejected {
 fn stale(bad: &Rejected, good: &Instance, newer: Option<&Instance>) -> Rejected {
     let mzxid = good.origin.mzxid;
     let standing = match newer {
-        None => format!("the last good registration (mzxid {mzxid}) is still served"),
+        None => format!(
+            "the last good registration (mzxid {mzxid}) is still served, and lost on a restart"
+        ),
         Some(newer) => {
             let path = quoted_path(&newer.origin.path);
             format!("the last good one (mzxid {mzxid}) gave way to {path}")

@@ -122,6 +122,11 @@ impl Trouble {
         due
     }
 
+    /// For how long something is wrong by now.
+    pub fn lasted(&self, now: Instant) -> Option<Duration> {
+        self.began.map(|began| now.duration_since(began))
+    }
+
     /// All is well again; how long it was not.
     pub fn over(&mut self, now: Instant) -> Option<Duration> {
         self.told = None;
@@ -141,6 +146,7 @@ mod tests {
         assert!(!trouble.is_news("refused", half));
         assert!(trouble.is_news("no answer", half));
         assert!(trouble.is_news("no answer", half + HINT));
+        assert_eq!(trouble.lasted(half), Some(HINT / 2));
         assert_eq!(trouble.over(half + HINT), Some(HINT + HINT / 2));
         assert_eq!(trouble.over(half + HINT), None);
         assert!(trouble.is_news("no answer", half + HINT), "another outage");

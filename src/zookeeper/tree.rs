@@ -30,6 +30,7 @@ use std::{
 use bytes::Bytes;
 
 use self::mirror::Mirror;
+pub use self::mirror::Tally;
 use crate::registry::{Batch, Stat};
 
 /// How the ensemble tells of changes.
@@ -251,12 +252,23 @@ impl Tree {
         self.complete || (self.phase == Phase::Synced && self.mirror.is_dirty())
     }
 
+    /// Where the next batch ends a load: what that load found.
+    pub fn tally(&self) -> Option<Tally> {
+        self.complete.then(|| self.mirror.tally())
+    }
+
+    /// Whether there is nothing to publish, and no answer to come that could be.
+    pub fn is_idle(&self) -> bool {
+        self.pending.is_empty() && !self.has_batch()
+    }
+
     /// What to publish now. Nothing is published twice; what is not taken gathers.
     pub fn take(&mut self) -> Batch {
         self.loaded |= self.complete;
         Batch {
             complete: std::mem::take(&mut self.complete),
             events: self.mirror.take(),
+            observed: None,
         }
     }
 

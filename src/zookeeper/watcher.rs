@@ -8,6 +8,7 @@
 //! queues both in the order of the wire, in different queues). While the registry is busy, changes
 //! gather in the machine, the last one of each path, and events go on being taken.
 
+mod arrivals;
 mod link;
 mod one_shot;
 mod recursive;
@@ -20,10 +21,11 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 use zookeeper_client::Client;
 
 use self::{
+    arrivals::Arrivals,
     link::{Answers, Failure, Link, Paths, Signal},
     one_shot::OneShot,
     recursive::Recursive,
@@ -31,8 +33,8 @@ use self::{
 use super::{
     Config, Error, Metrics, State, Status, check_root,
     connect_string::{self, Address},
-    session::{self, Backoff},
-    tree::{Phase, Reply, Request, Tree, Watches},
+    session::{self, Backoff, Trouble},
+    tree::{Phase, Reply, Request, Tally, Tree, Watches},
 };
 use crate::registry::Batch;
 
@@ -53,8 +55,6 @@ const REQUEST: Duration = Duration::from_secs(5);
 /// How long the client may look for a server within the session. It waits longer from attempt to
 /// attempt; with no ephemeral znodes to lose, a new session finds the ensemble sooner.
 const RECONNECT: Duration = Duration::from_secs(1);
-/// How often the same trouble is said again in the log.
-const HINT: Duration = Duration::from_secs(30);
 
 const CONNECTION_LOST: &str = "the connection was lost";
 
@@ -78,6 +78,7 @@ pub struct Watcher {
     batches: mpsc::Sender<Batch>,
     state: watch::Sender<State>,
     tree: Tree,
+    arrivals: Arrivals,
     paths: Arc<Paths>,
     only_one_shot: bool,
     /// How many requests travel as one now.
@@ -87,8 +88,8 @@ pub struct Watcher {
     connections: u64,
     /// When a connection that was lost is given up for a new session.
     give_up: Option<Instant>,
-    /// The trouble that the log heard of last, and when.
-    told: Option<(String, Instant)>,
+    /// From the loss of the connection until the registry equals the tree again.
+    trouble: Trouble,
 }
 
 /// The metrics of one registry.
@@ -105,6 +106,8 @@ enum End {
     Unsupported,
     /// A new session may do better.
     Lost(String),
+    /// The root may not be listed; a new session may do better.
+    Denied,
 }
 
 type InFlight = FuturesOrdered<BoxFuture<'static, Result<Answers, Failure>>>;
@@ -133,12 +136,13 @@ impl Watcher {
         Ok(Self {
             paths: Arc::new(Paths::new(&config.root, address.chroot.is_empty())),
             tree: Tree::new(DEPTH),
+            arrivals: Arrivals::default(),
             only_one_shot: false,
             batch: FIRST_BATCH,
             backoff: Backoff::default(),
             give_up: None,
             connections: 0,
-            told: None,
+            trouble: Trouble::default(),
             config,
             address,
             metrics,
@@ -165,6 +169,7 @@ impl Watcher {
             self.metrics.connected.set(0);
             match end {
                 End::Lost(reason) => self.lost(reason),
+                End::Denied => self.denied(),
                 _ => return Ok(()),
             }
         }
@@ -195,7 +200,7 @@ impl Watcher {
         let timeout = client.session_timeout();
         info!(
             registry = %self.config.name, session = %client.session_id(),
-            ?timeout, "ZooKeeper session established"
+            ?timeout, outage_ms = self.outage(), "ZooKeeper session established"
         );
         let client = if self.only_one_shot {
             client
@@ -231,6 +236,9 @@ impl Watcher {
                 return Ok(End::Lost(reason));
             }
             self.tell();
+            if self.tree.is_idle() {
+                self.arrivals.clear();
+            }
             let end = tokio::select! {
                 biased;
                 () = stop.cancelled() => Some(End::Stopped),
@@ -270,8 +278,7 @@ impl Watcher {
                 for (request, reply) in link.accept(answers) {
                     self.tree.reply(request, reply);
                 }
-                (self.tree.phase() == Phase::RootDenied)
-                    .then(|| End::Lost(format!("may not list {}: no permission", self.config.root)))
+                (self.tree.phase() == Phase::RootDenied).then_some(End::Denied)
             }
             Err(Failure::Unsupported) => Some(End::Unsupported),
             Err(Failure::Lost(reason)) => Some(End::Lost(reason)),
@@ -294,9 +301,11 @@ impl Watcher {
 
     fn take(&mut self) -> Batch {
         let first = !self.tree.loaded();
-        let batch = self.tree.take();
-        if batch.complete {
-            self.completed(first, batch.events.len());
+        let found = self.tree.tally();
+        let mut batch = self.tree.take();
+        batch.observed = self.arrivals.take();
+        if let Some(found) = found {
+            self.completed(first, found);
         }
         batch
     }
@@ -313,7 +322,10 @@ impl Watcher {
 
     fn signal(&mut self, signal: Signal, in_flight: &mut InFlight) -> Option<End> {
         match signal {
-            Signal::Event(change, path) => self.tree.event(change, &path),
+            Signal::Event(change, path) => {
+                self.arrivals.note(Instant::now().into_std());
+                self.tree.event(change, &path);
+            }
             Signal::Disconnected => {
                 self.connections += 1;
                 in_flight.clear();
@@ -326,7 +338,10 @@ impl Watcher {
                 in_flight.clear();
                 self.metrics.connected.set(1);
                 self.give_up = None;
-                debug!(registry = %self.config.name, "connected again within the session");
+                info!(
+                    registry = %self.config.name, outage_ms = self.outage(),
+                    "connected to ZooKeeper again, within the session"
+                );
                 self.tree.connected(Watches::Recursive);
             }
             Signal::Ended(reason) => return Some(End::Lost(reason)),
@@ -354,30 +369,75 @@ impl Watcher {
         Ok(())
     }
 
-    fn completed(&mut self, first: bool, changes: usize) {
+    fn completed(&mut self, first: bool, found: Tally) {
         self.backoff.reset();
-        self.told = None;
+        self.trouble.over(Instant::now());
         let registry = &self.config.name;
+        let Tally {
+            added,
+            changed,
+            removed,
+        } = found;
         if first {
-            info!(%registry, znodes = changes, "loaded");
+            info!(%registry, znodes = added, "loaded");
+            return;
+        }
+        self.metrics.resyncs.inc();
+        if removed == 0 {
+            info!(%registry, added, changed, removed, "compared with ZooKeeper again");
         } else {
-            self.metrics.resyncs.inc();
-            info!(%registry, changes, "compared with ZooKeeper again");
+            warn!(
+                %registry, added, changed, removed,
+                "compared with ZooKeeper again; what was removed was deregistered meanwhile, or the ensemble lost it"
+            );
         }
     }
 
-    /// Forgets the connection, and says why: at once where the reason is new, else now and then.
+    /// For how many milliseconds there has been trouble by now.
+    fn outage(&self) -> Option<u64> {
+        let lasted = self.trouble.lasted(Instant::now())?;
+        Some(u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// There is no connection, and the log hears why: at once where the reason is new, else now and
+    /// then.
     fn lost(&mut self, reason: String) {
-        self.tree.lost();
-        let due = (self.told.as_ref())
-            .is_none_or(|(told, when)| *told != reason || when.elapsed() >= HINT);
-        if due {
-            warn!(
-                registry = %self.config.name, connect = %self.config.connect, %reason,
-                "no connection to ZooKeeper; trying on, and what is known stays served"
-            );
-            self.told = Some((reason.clone(), Instant::now()));
+        if self.trouble.is_news(&reason, Instant::now()) {
+            let (registry, connect) = (&self.config.name, &self.config.connect);
+            if self.tree.loaded() {
+                warn!(%registry, %connect, %reason, "no connection to ZooKeeper; trying on, and what is known stays served");
+            } else {
+                warn!(
+                    %registry, %connect, %reason,
+                    "no connection to ZooKeeper; trying on, and nothing is served yet: start ZooKeeper, or set registries[0].connect / --zookeeper"
+                );
+            }
         }
+        self.forget(reason);
+    }
+
+    /// ZooKeeper answers, but refuses to name the services.
+    fn denied(&mut self) {
+        let root = format!("{}{}", self.address.chroot, self.config.root);
+        let reason = format!("may not list {root}: no permission");
+        if self.trouble.is_news(&reason, Instant::now()) {
+            let served = if self.tree.loaded() {
+                "what is known stays served"
+            } else {
+                "nothing is served yet"
+            };
+            warn!(
+                registry = %self.config.name, %root, served,
+                "ZooKeeper denies us to list the root; trying on: let world:anyone read it and what is below (setAcl -R {root} world:anyone:r, beside the rights of those who register)"
+            );
+        }
+        self.forget(reason);
+    }
+
+    /// Forgets the connection, and shows why.
+    fn forget(&mut self, reason: String) {
+        self.tree.lost();
+        self.arrivals.clear();
         let status = if self.state.borrow().loaded {
             Status::Disconnected { reason }
         } else {

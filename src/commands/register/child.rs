@@ -23,6 +23,8 @@ pub struct Child {
     process: process::Child,
     /// Its process group; none if it could not be told.
     group: Option<Pid>,
+    /// Whether its end was told; it has one.
+    told: bool,
 }
 
 impl Child {
@@ -40,12 +42,15 @@ impl Child {
         Ok(Self {
             process,
             group: id.and_then(Pid::from_raw),
+            told: false,
         })
     }
 
     /// Waits for its end; may be dropped and called again.
     pub async fn ended(&mut self) {
-        let _ = self.process.wait().await;
+        if let Ok(status) = self.process.wait().await {
+            self.tell(status);
+        }
     }
 
     /// Stops it if it still runs, the hard way in a hurry or on a signal. Its exit status becomes
@@ -55,21 +60,38 @@ impl Child {
         hurry: bool,
         signals: &mut mpsc::Receiver<&'static str>,
     ) -> anyhow::Result<ExitCode> {
+        let status = self.stop(hurry, signals).await?;
+        self.tell(status);
+        Ok(code(status))
+    }
+
+    async fn stop(
+        &mut self,
+        hurry: bool,
+        signals: &mut mpsc::Receiver<&'static str>,
+    ) -> io::Result<ExitStatus> {
         if let Some(status) = self.process.try_wait()? {
-            return Ok(code(status));
+            return Ok(status);
         }
         if hurry {
             self.kill(Signal::KILL);
-            return Ok(code(self.process.wait().await?));
+            return self.process.wait().await;
         }
         self.kill(Signal::TERM);
         tokio::select! {
-            status = self.process.wait() => return Ok(code(status?)),
+            status = self.process.wait() => return status,
             () = sleep(GRACE) => tracing::warn!("the command does not stop; killing it"),
             Some(signal) = signals.recv() => tracing::warn!(signal, "killing the command"),
         }
         self.kill(Signal::KILL);
-        Ok(code(self.process.wait().await?))
+        self.process.wait().await
+    }
+
+    /// Once, as soon as it is known.
+    fn tell(&mut self, status: ExitStatus) {
+        if !std::mem::replace(&mut self.told, true) {
+            tracing::info!("the command {}", end(status));
+        }
     }
 
     /// Its id is still its own: it was not waited for yet.
@@ -87,6 +109,15 @@ impl Child {
     }
 }
 
+/// How it ended, in words.
+fn end(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exited with {code}"),
+        (None, Some(signal)) => format!("was killed by signal {signal}"),
+        (None, None) => "ended".to_owned(),
+    }
+}
+
 /// As shells tell it: 128 and the signal's number for one that was killed.
 fn code(status: ExitStatus) -> ExitCode {
     let number = status
@@ -94,4 +125,16 @@ fn code(status: ExitStatus) -> ExitCode {
         .or_else(|| status.signal().map(|signal| 128 + signal))
         .unwrap_or(1);
     super::super::exit_code(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_told_by_status_or_signal() {
+        assert_eq!(end(ExitStatus::from_raw(0)), "exited with 0");
+        assert_eq!(end(ExitStatus::from_raw(3 << 8)), "exited with 3");
+        assert_eq!(end(ExitStatus::from_raw(9)), "was killed by signal 9");
+    }
 }

@@ -39,17 +39,47 @@ async fn held(stop: CancellationToken) -> anyhow::Result<()> {
     Ok(())
 }
 
-#[test]
-fn the_least_is_an_address() {
-    let registration = parse(&[]).unwrap().registration().unwrap();
+/// The least, but for one flag.
+fn with(flag: &str, text: &str) -> Args {
+    let mut line = LEAST;
+    let at = line.iter().position(|word| *word == flag).unwrap();
+    line[at + 1] = text;
+    Line::try_parse_from(line).unwrap().args
+}
+
+async fn registration(args: Args) -> Registration {
+    args.checked().unwrap().resolved().await.unwrap()
+}
+
+#[tokio::test]
+async fn the_least_is_an_address() {
+    let registration = registration(parse(&[]).unwrap()).await;
     assert_eq!(registration.id, "10.0.0.7:8080");
     assert_eq!(registration.root, "/services");
     let data = String::from_utf8(registration.data).unwrap();
     assert_eq!(data, r#"{"address":"10.0.0.7","port":8080}"#);
 }
 
+#[tokio::test]
+async fn a_host_is_registered_as_its_ip() {
+    let registration = registration(with("--address", "localhost:80")).await;
+    assert!(
+        registration.id.parse::<SocketAddr>().is_ok(),
+        "{}",
+        registration.id
+    );
+    assert!(!String::from_utf8_lossy(&registration.data).contains("localhost"));
+}
+
 #[test]
-fn weight_zone_and_metadata_are_in_the_payload() {
+fn a_negative_weight_is_told_the_range() {
+    let args = parse(&["--weight", "-1"]).unwrap();
+    let problems = args.checked().unwrap_err().to_string();
+    assert!(problems.contains("from 0 to 10000"), "{problems}");
+}
+
+#[tokio::test]
+async fn weight_zone_and_metadata_are_in_the_payload() {
     let more = [
         "--weight",
         "0",
@@ -60,7 +90,7 @@ fn weight_zone_and_metadata_are_in_the_payload() {
         "--meta",
         "q=a=b",
     ];
-    let registration = parse(&more).unwrap().registration().unwrap();
+    let registration = registration(parse(&more).unwrap()).await;
     let data: Value = serde_json::from_slice(&registration.data).unwrap();
     assert_eq!(
         data,
@@ -75,6 +105,7 @@ fn weight_zone_and_metadata_are_in_the_payload() {
 fn what_a_registry_would_refuse_is_refused_here() {
     for [flag, text] in [
         ["--weight", "10001"],
+        ["--weight", "-1"],
         ["--weight", "many"],
         ["--zone", " "],
         ["--meta", "version"],
@@ -82,20 +113,27 @@ fn what_a_registry_would_refuse_is_refused_here() {
         ["--root", "services"],
         ["--session-timeout", "10"],
     ] {
-        let problems = parse(&[flag, text]).unwrap().registration().unwrap_err();
+        let problems = parse(&[flag, text]).unwrap().checked().unwrap_err();
         assert!(problems.to_string().starts_with(flag), "{problems}");
     }
-    for text in [
-        "localhost:80",
-        "10.0.0.7",
-        "10.0.0.7:0",
-        "0.0.0.0:80",
-        "[::]:80",
-        "",
-    ] {
-        assert!(address(text).is_err(), "{text}");
+    for address in ["10.0.0.7", "224.0.0.1:80"] {
+        let problems = with("--address", address).checked().unwrap_err();
+        assert!(
+            problems.to_string().starts_with("--address: "),
+            "{problems}"
+        );
     }
-    for text in ["", ".", "..", "a/b", "a\n"] {
+    for text in [
+        "",
+        ".",
+        "..",
+        "a/b",
+        "a\n",
+        "a b",
+        "orders:v2",
+        "-a",
+        "bücher",
+    ] {
         assert!(service(text).is_err(), "{text}");
     }
 }
@@ -105,11 +143,7 @@ fn all_problems_are_told_at_once() {
     let more = [
         "--weight", "x", "--meta", "a=1", "--meta", "a=2", "--root", "x",
     ];
-    let problems = parse(&more)
-        .unwrap()
-        .registration()
-        .unwrap_err()
-        .to_string();
+    let problems = parse(&more).unwrap().checked().unwrap_err().to_string();
     let flags: Vec<_> = problems
         .lines()
         .filter_map(|line| line.split(':').next())

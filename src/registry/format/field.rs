@@ -28,7 +28,8 @@ pub(super) fn address(text: &str) -> Result<IpAddr, Reason> {
     }
 }
 
-fn connectable(ip: IpAddr, text: &str) -> Result<IpAddr, Reason> {
+/// An IP that is one host's; `text` is how it was written.
+pub fn connectable(ip: IpAddr, text: &str) -> Result<IpAddr, Reason> {
     let kind = if ip.is_unspecified() {
         "every address of a host"
     } else if ip.is_multicast() || ip == IpAddr::V4(std::net::Ipv4Addr::BROADCAST) {

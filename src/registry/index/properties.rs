@@ -301,7 +301,7 @@ proptest! {
         for steps in batches {
             let before = index.view();
             let events = steps.into_iter().filter_map(|step| tree.take(step)).collect();
-            let changes = index.apply(Batch { events, complete: false });
+            let changes = index.apply(Batch { events, ..Batch::default() });
             let view = index.view();
 
             prop_assert_eq!(changes, differing(&before, &view));
@@ -313,7 +313,7 @@ proptest! {
             prop_assert_eq!(index.counts(), counts);
         }
         let mut anew = self::index();
-        anew.apply(Batch { events: tree.story(), complete: true });
+        anew.apply(Batch { events: tree.story(), complete: true, observed: None });
         prop_assert_eq!(&anew.view().services, &index.view().services);
         prop_assert_eq!(&anew.view().rejected, &index.view().rejected);
     }

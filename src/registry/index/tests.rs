@@ -35,7 +35,7 @@ fn delete(path: &str) -> Event {
 fn apply(index: &mut Index, events: impl Into<Vec<Event>>) -> Vec<String> {
     let batch = Batch {
         events: events.into(),
-        complete: false,
+        ..Batch::default()
     };
     let changes = index.apply(batch);
     let counts = index.counts();
@@ -185,7 +185,7 @@ fn a_znode_that_turns_bad_keeps_serving_its_last_good_value() {
     assert_eq!(
         reason(&index, "/services/orders/i-1").unwrap(),
         "`garbage` has no port; write host:port or JSON; \
-         the last good registration (mzxid 4) is still served"
+         the last good registration (mzxid 4) is still served, and lost on a restart"
     );
     assert_eq!(
         apply(&mut index, [put("orders/i-1", "10.0.0.7:81", 2, 6)]),
@@ -431,8 +431,8 @@ fn it_is_loaded_after_the_first_complete_batch() {
     apply(&mut index, [put("orders", "", 1, 1)]);
     assert!(!index.loaded());
     index.apply(Batch {
-        events: Vec::new(),
         complete: true,
+        ..Batch::default()
     });
     assert!(index.loaded());
     apply(&mut index, [delete("orders")]);

@@ -23,6 +23,14 @@ pub(super) struct Mirror {
     epoch: u32,
 }
 
+/// How many znodes a load found other than they were published.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub added: usize,
+    pub changed: usize,
+    pub removed: usize,
+}
+
 /// What tells one content from another: a transaction and its time. The time guards against an
 /// ensemble that was set up anew, where transactions are counted from the start.
 pub(super) type Version = (i64, i64);
@@ -133,6 +141,19 @@ impl Mirror {
 
     pub fn is_dirty(&self) -> bool {
         !self.staged.is_empty()
+    }
+
+    /// Counts what is staged, each znode below a removed one too.
+    pub fn tally(&self) -> Tally {
+        let mut tally = Tally::default();
+        for (path, content) in &self.staged {
+            match (content, self.published.contains_key(path)) {
+                (Some(_), false) => tally.added += 1,
+                (Some(_), true) => tally.changed += 1,
+                (None, known) => tally.removed += usize::from(known),
+            }
+        }
+        tally
     }
 
     /// Publishes what is staged, in the order of paths. A removal speaks for everything below it.
@@ -282,7 +303,15 @@ mod tests {
         put(&mut mirror, "a", 1);
         mirror.keep("a/i");
         assert!(!mirror.holds("b") && mirror.holds("a/i"));
+        put(&mut mirror, "c", 1);
+        put(&mut mirror, "a/i", 2);
         mirror.sweep();
-        assert_eq!(paths(&mirror.take()), ["-a/j", "-b"]);
+        let tally = Tally {
+            added: 1,
+            changed: 1,
+            removed: 3,
+        };
+        assert_eq!(mirror.tally(), tally);
+        assert_eq!(paths(&mirror.take()), ["+a/i", "-a/j", "-b", "+c"]);
     }
 }
