@@ -43,11 +43,7 @@ impl Remote {
             .admin
             .trim_start_matches("http://")
             .trim_end_matches('/');
-        host_port(address).map_err(|why| {
-            Usage(format!(
-                "--admin: {why}; write as in `--admin 127.0.0.1:15014`"
-            ))
-        })?;
+        host_port(address, 15014).map_err(|why| Usage(format!("--admin: {why}")))?;
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         Ok(Self {

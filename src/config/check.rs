@@ -117,7 +117,7 @@ impl<'t> Checker<'t> {
         if self.flag(
             "--xds-listen",
             flags.xds_listen.as_ref(),
-            value::listen,
+            value::xds_listen,
             &mut config.xds.listen,
         ) {
             self.xds = Some(Place::Flag("--xds-listen"));
@@ -125,7 +125,7 @@ impl<'t> Checker<'t> {
         if self.flag(
             "--admin-listen",
             flags.admin_listen.as_ref(),
-            value::listen,
+            value::admin_listen,
             &mut config.admin.listen,
         ) {
             self.admin = Some(Place::Flag("--admin-listen"));
@@ -245,7 +245,7 @@ impl<'t> Checker<'t> {
         let listen = section.get("listen");
         self.xds = listen.map(|(part, _)| self.locate(part));
         Xds {
-            listen: self.value(listen, value::listen, Xds::default().listen),
+            listen: self.value(listen, value::xds_listen, Xds::default().listen),
         }
     }
 
@@ -254,7 +254,7 @@ impl<'t> Checker<'t> {
         let listen = section.get("listen");
         self.admin = listen.map(|(part, _)| self.locate(part));
         Admin {
-            listen: self.value(listen, value::listen, Admin::default().listen),
+            listen: self.value(listen, value::admin_listen, Admin::default().listen),
         }
     }
 
