@@ -5,7 +5,10 @@
 //! registry publishes at once. Invariant: nothing is published before the registry was mirrored
 //! completely, and what is published then shows exactly what the registry shows.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info};
@@ -106,20 +109,18 @@ impl Publisher {
             self.resources
                 .send_replace(Arc::new(self.snapshots.clone()));
         }
-        let took = observed.elapsed();
+        let took_ms = millis(observed.elapsed());
         if first {
             let (services, resources) = (view.services.len(), written);
             info!(
                 services,
-                resources,
-                ?took,
-                "the registry is loaded and rendered"
+                resources, took_ms, "the registry is loaded and rendered"
             );
         } else {
             debug!(
                 services = changes.len(),
                 resources = written,
-                ?took,
+                took_ms,
                 "published"
             );
         }
@@ -139,4 +140,9 @@ impl Publisher {
             .map(|resource| snapshot.put(resource));
         removed + put.filter(|changed| *changed).count()
     }
+}
+
+/// A number that log readers can compare, to the microsecond.
+fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
 }
