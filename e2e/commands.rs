@@ -140,6 +140,7 @@ fn every_command_has_help_with_examples() {
         "bootstrap",
         "register",
         "services",
+        "ready",
         "clients",
         "dump",
         "validate",
@@ -377,7 +378,7 @@ async fn everything_is_dumped_as_one_document() {
 #[test]
 fn a_server_that_is_not_there_is_named_with_a_remedy() {
     let address = free_address().to_string();
-    for command in ["services", "clients", "dump"] {
+    for command in ["services", "clients", "dump", "ready"] {
         run(&[command, "--admin", &address]).says(
             1,
             &[
@@ -427,6 +428,12 @@ fn serve_lives_without_an_ensemble_is_not_ready_and_ends_well_on_sigterm() {
     let ready = get(admin, "/readyz").unwrap();
     assert!(ready.starts_with("HTTP/1.1 503 "), "{ready}");
     assert!(ready.contains("registry main"), "{ready}");
+    let asked = run(&["ready", "--admin", &admin.to_string()]);
+    assert_eq!(asked.status, 1, "{}", asked.stderr);
+    assert!(asked.stdout.starts_with("not ready\n"), "{}", asked.stdout);
+    assert!(asked.stdout.contains("registry main"), "{}", asked.stdout);
+    let lives = run(&["ready", "--live", "--admin", &admin.to_string()]);
+    assert_eq!(lives.prints(), "alive\n");
     serve.signal(Signal::TERM);
     assert_eq!(serve.ended(), 0);
 }

@@ -30,7 +30,7 @@ pub struct Args {
 
 impl Args {
     pub fn run(&self) -> anyhow::Result<ExitCode> {
-        let remote = Remote::new(&self.remote)?;
+        let remote = Remote::new(&self.remote.server)?;
         let path = match &self.name {
             Some(name) => format!("/api/v1/services?name={}", encoded(name)),
             None => "/api/v1/services".to_owned(),
