@@ -5,6 +5,8 @@
 //! registry publishes at once. Invariant: nothing is published before the registry was mirrored
 //! completely, and what is published then shows exactly what the registry shows.
 
+mod rejections;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -13,6 +15,7 @@ use std::{
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info};
 
+use self::rejections::Rejections;
 use crate::{
     registry::{self, Batch, Changes, Index, View},
     snapshot::Snapshots,
@@ -30,6 +33,7 @@ pub struct Publisher {
     translation: Translation,
     snapshots: Snapshots,
     metrics: registry::Metrics,
+    rejections: Rejections,
     registry: watch::Sender<View>,
     resources: watch::Sender<Arc<Snapshots>>,
 }
@@ -59,6 +63,7 @@ impl Publisher {
             translation,
             snapshots: snapshots_now,
             metrics,
+            rejections: Rejections::default(),
             registry,
             resources,
         };
@@ -67,7 +72,7 @@ impl Publisher {
 
     /// Runs until the sender of batches is gone.
     pub async fn run(mut self, mut batches: mpsc::Receiver<Batch>) {
-        while let Some(batch) = batches.recv().await {
+        while let Some(batch) = self.next(&mut batches).await {
             let observed = Instant::now();
             let mut changes = self.index.apply(batch);
             for _ in 1..BATCHES_AT_ONCE {
@@ -80,6 +85,15 @@ impl Publisher {
         }
     }
 
+    async fn next(&mut self, batches: &mut mpsc::Receiver<Batch>) -> Option<Batch> {
+        loop {
+            tokio::select! {
+                batch = batches.recv() => return batch,
+                () = self.rejections.due() => self.rejections.tell_count(),
+            }
+        }
+    }
+
     fn publish(&mut self, changes: Changes, observed: Instant) {
         let view = self.index.view();
         if self.index.loaded() {
@@ -88,6 +102,8 @@ impl Publisher {
         self.metrics
             .set(&self.index.config().name, self.index.counts());
         self.registry.send_replace(view);
+        // Last: the log is in nobody's way.
+        self.rejections.tell(self.index.take_rejections());
     }
 
     fn translate(&mut self, view: &View, mut changes: Changes, observed: Instant) {
