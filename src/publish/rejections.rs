@@ -54,7 +54,7 @@ impl Rejections {
 
     fn count(&mut self, now: Instant) {
         if let Some(more) = self.take_count(now) {
-            warn!("and {more} more were rejected; see /api/v1/rejected on the admin address");
+            warn!("and {more} more rejected; see /api/v1/rejected on the admin address");
         }
     }
 
