@@ -33,9 +33,10 @@ USER 65532:65532
 # 15010 discovery services, 15014 health, metrics and API
 EXPOSE 15010 15014
 
-# The image has no shell and no curl: the program asks its own API, and fails where that does not answer.
+# The image has no shell and no curl: the program asks itself. Only whether it lives: one that waits for
+# ZooKeeper is not ready, and restarting it would not help.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
-    CMD ["/usr/local/bin/meshkeeper", "services", "--admin", "127.0.0.1:15014", "-o", "json"]
+    CMD ["/usr/local/bin/meshkeeper", "ready", "--live", "--admin", "127.0.0.1:15014"]
 
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/usr/local/bin/meshkeeper"]

@@ -140,6 +140,7 @@ fn every_command_has_help_with_examples() {
         "bootstrap",
         "register",
         "services",
+        "ready",
         "clients",
         "dump",
         "validate",
@@ -331,6 +332,8 @@ async fn services_and_clients_of_a_server_are_listed() {
         lines[1],
         "orders    10.0.0.7:8080  30      a     healthy  /services/orders/i-1"
     );
+    let none = ask(admin.address, &["services", "nobody", "-o", "json"]).await;
+    none.says(1, &["no such service: `nobody`", "`meshkeeper services`"]);
     let one = ask(admin.address, &["services", "payments", "-o", "json"]).await;
     assert_eq!(one.json()[0]["name"], "payments");
     assert_eq!(one.json().as_array().unwrap().len(), 1);
@@ -375,7 +378,7 @@ async fn everything_is_dumped_as_one_document() {
 #[test]
 fn a_server_that_is_not_there_is_named_with_a_remedy() {
     let address = free_address().to_string();
-    for command in ["services", "clients", "dump"] {
+    for command in ["services", "clients", "dump", "ready"] {
         run(&[command, "--admin", &address]).says(
             1,
             &[
@@ -425,6 +428,12 @@ fn serve_lives_without_an_ensemble_is_not_ready_and_ends_well_on_sigterm() {
     let ready = get(admin, "/readyz").unwrap();
     assert!(ready.starts_with("HTTP/1.1 503 "), "{ready}");
     assert!(ready.contains("registry main"), "{ready}");
+    let asked = run(&["ready", "--admin", &admin.to_string()]);
+    assert_eq!(asked.status, 1, "{}", asked.stderr);
+    assert!(asked.stdout.starts_with("not ready\n"), "{}", asked.stdout);
+    assert!(asked.stdout.contains("registry main"), "{}", asked.stdout);
+    let lives = run(&["ready", "--live", "--admin", &admin.to_string()]);
+    assert_eq!(lives.prints(), "alive\n");
     serve.signal(Signal::TERM);
     assert_eq!(serve.ended(), 0);
 }
@@ -442,8 +451,8 @@ fn a_port_that_is_taken_is_named() {
         "127.0.0.1:0",
     ];
     let done = run(&[&line[..], &["--admin-listen", &address]].concat());
-    assert_eq!(done.status, 1, "{}", done.stderr);
-    assert!(done.stderr.contains(&address), "{}", done.stderr);
+    done.says(1, &[&address, "`admin.listen` or `--admin-listen`"]);
+    assert_eq!(done.stderr.matches(" in use").count(), 1, "{}", done.stderr);
 }
 
 #[test]

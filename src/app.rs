@@ -50,11 +50,12 @@ const BATCHES: usize = 64;
 /// Why the parts could not be joined.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{what}: cannot listen on {address}: {source}; free the port or set another")]
+    #[error("cannot listen on {address}: {cause}; {} with {place}", remedy(cause.kind()))]
     Listen {
-        what: &'static str,
+        place: Place,
         address: SocketAddr,
-        source: io::Error,
+        /// Told in full by the message, and so no `source`.
+        cause: io::Error,
     },
     #[error("no registry is configured")]
     NoRegistry,
@@ -62,6 +63,39 @@ pub enum Error {
     Metrics(#[from] prometheus::Error),
     #[error("server reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// Where an address to listen at is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    key: &'static str,
+    flag: &'static str,
+}
+
+const XDS: Place = Place {
+    key: "xds.listen",
+    flag: "--xds-listen",
+};
+const ADMIN: Place = Place {
+    key: "admin.listen",
+    flag: "--admin-listen",
+};
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` or `{}`", self.key, self.flag)
+    }
+}
+
+fn remedy(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::AddrInUse => "stop what listens there, or set another port",
+        io::ErrorKind::AddrNotAvailable => {
+            "set an IP that this machine has, or 0.0.0.0 for all that it has,"
+        }
+        io::ErrorKind::PermissionDenied => "set a port from 1024 up, which needs no privileges,",
+        _ => "set another address",
+    }
 }
 
 /// A server whose ports are bound and whose tasks run.
@@ -77,15 +111,17 @@ pub struct App {
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let stop = shutdown::on_signals()?;
     raise_open_files();
-    Ok(start(&config, stop).await?.run().await?)
+    start(&config, stop).await?.run().await?;
+    info!("stopped");
+    Ok(())
 }
 
 /// Binds the ports and starts every task; they end when `stop` is cancelled.
 pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Error> {
     let registry = config.registries.first().ok_or(Error::NoRegistry)?;
     let metrics = telemetry::metrics()?;
-    let xds_listener = listen("xds", config.xds.listen).await?;
-    let admin_listener = listen("admin", config.admin.listen).await?;
+    let xds_listener = listen(XDS, config.xds.listen).await?;
+    let admin_listener = listen(ADMIN, config.admin.listen).await?;
     let (publisher, readers) = publisher(config, registry, &metrics)?;
     let xds_metrics = xds::metrics::Metrics::register(&metrics)?;
     let zookeeper_metrics = zookeeper::Metrics::register(&metrics)?;
@@ -168,12 +204,12 @@ fn raise_open_files() {
     }
 }
 
-async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
+async fn listen(place: Place, address: SocketAddr) -> Result<TcpListener, Error> {
     let bound = TcpListener::bind(address).await;
-    bound.map_err(|source| Error::Listen {
-        what,
+    bound.map_err(|cause| Error::Listen {
+        place,
         address,
-        source,
+        cause,
     })
 }
 
@@ -356,5 +392,43 @@ mod tests {
     #[test]
     fn without_a_configuration_the_limits_are_their_own_defaults() {
         assert_eq!(limits(&config::Xds::default()), Limits::default());
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_had_is_told_once_with_key_flag_and_remedy() {
+        for (kind, place, parts) in [
+            (
+                io::ErrorKind::AddrInUse,
+                XDS,
+                ["in use", "another port with `xds.listen` or `--xds-listen`"],
+            ),
+            (
+                io::ErrorKind::AddrNotAvailable,
+                ADMIN,
+                ["0.0.0.0 for all", "`admin.listen` or `--admin-listen`"],
+            ),
+            (
+                io::ErrorKind::PermissionDenied,
+                XDS,
+                ["permission denied", "from 1024 up"],
+            ),
+            (
+                io::ErrorKind::OutOfMemory,
+                XDS,
+                ["memory", "another address with"],
+            ),
+        ] {
+            let address = SocketAddr::from(([127, 0, 0, 1], 80));
+            let cause = io::Error::from(kind);
+            let error = anyhow::Error::from(Error::Listen {
+                place,
+                address,
+                cause,
+            });
+            let told = format!("{error:#}");
+            for part in parts {
+                assert_eq!(told.matches(part).count(), 1, "{part} in {told}");
+            }
+        }
     }
 }

@@ -10,6 +10,7 @@ pub mod completions;
 pub mod dump;
 mod flags;
 mod output;
+pub mod ready;
 pub mod register;
 mod remote;
 pub mod serve;
@@ -62,6 +63,7 @@ enum Command {
     Services(services::Args),
     Clients(clients::Args),
     Dump(dump::Args),
+    Ready(ready::Args),
     Validate(validate::Args),
     Completions(completions::Args),
 }
@@ -113,6 +115,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Services(args) => args.run(),
         Command::Clients(args) => args.run(),
         Command::Dump(args) => args.run(),
+        Command::Ready(args) => args.run(),
         Command::Validate(args) => args.run(),
         Command::Completions(args) => args.run(),
     }

@@ -5,11 +5,17 @@
 //! registry publishes at once. Invariant: nothing is published before the registry was mirrored
 //! completely, and what is published then shows exactly what the registry shows.
 
-use std::{sync::Arc, time::Instant};
+mod rejections;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info};
 
+use self::rejections::Rejections;
 use crate::{
     registry::{self, Batch, Changes, Index, View},
     snapshot::Snapshots,
@@ -27,6 +33,7 @@ pub struct Publisher {
     translation: Translation,
     snapshots: Snapshots,
     metrics: registry::Metrics,
+    rejections: Rejections,
     registry: watch::Sender<View>,
     resources: watch::Sender<Arc<Snapshots>>,
 }
@@ -56,6 +63,7 @@ impl Publisher {
             translation,
             snapshots: snapshots_now,
             metrics,
+            rejections: Rejections::default(),
             registry,
             resources,
         };
@@ -64,7 +72,7 @@ impl Publisher {
 
     /// Runs until the sender of batches is gone.
     pub async fn run(mut self, mut batches: mpsc::Receiver<Batch>) {
-        while let Some(batch) = batches.recv().await {
+        while let Some(batch) = self.next(&mut batches).await {
             let now = Instant::now();
             let mut observed = batch.observed.unwrap_or(now);
             let mut changes = self.index.apply(batch);
@@ -79,6 +87,15 @@ impl Publisher {
         }
     }
 
+    async fn next(&mut self, batches: &mut mpsc::Receiver<Batch>) -> Option<Batch> {
+        loop {
+            tokio::select! {
+                batch = batches.recv() => return batch,
+                () = self.rejections.due() => self.rejections.tell_count(),
+            }
+        }
+    }
+
     fn publish(&mut self, changes: Changes, observed: Instant) {
         let view = self.index.view();
         if self.index.loaded() {
@@ -87,6 +104,8 @@ impl Publisher {
         self.metrics
             .set(&self.index.config().name, self.index.counts());
         self.registry.send_replace(view);
+        // Last: the log is in nobody's way.
+        self.rejections.tell(self.index.take_rejections());
     }
 
     fn translate(&mut self, view: &View, mut changes: Changes, observed: Instant) {
@@ -108,20 +127,18 @@ impl Publisher {
             self.resources
                 .send_replace(Arc::new(self.snapshots.clone()));
         }
-        let took = observed.elapsed();
+        let took_ms = millis(observed.elapsed());
         if first {
             let (services, resources) = (view.services.len(), written);
             info!(
                 services,
-                resources,
-                ?took,
-                "the registry is loaded and rendered"
+                resources, took_ms, "the registry is loaded and rendered"
             );
         } else {
             debug!(
                 services = changes.len(),
                 resources = written,
-                ?took,
+                took_ms,
                 "published"
             );
         }
@@ -141,4 +158,9 @@ impl Publisher {
             .map(|resource| snapshot.put(resource));
         removed + put.filter(|changed| *changed).count()
     }
+}
+
+/// A number that log readers can compare, to the microsecond.
+fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
 }

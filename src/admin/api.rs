@@ -284,7 +284,8 @@ fn write_config(
         r#type: kind.as_str(),
         resources,
     };
-    serde_json::to_writer(&mut body, &view)
+    // Unlike the lists this is for people.
+    serde_json::to_writer_pretty(&mut body, &view)
 }
 
 fn write_resources<S: Serializer>(

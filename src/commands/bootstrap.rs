@@ -92,7 +92,7 @@ impl Args {
     /// Every flag is checked before any problem is told.
     fn checked(&self) -> Result<Bootstrap, Problems> {
         let mut flags = Flags::default();
-        let xds = flags.check("--xds", &self.xds, host_port);
+        let xds = flags.check("--xds", &self.xds, |text| host_port(text, 15010));
         let id = flags.check("--node-id", &self.node_id, name);
         let cluster = flags.check("--cluster", &self.cluster, name);
         let zone = flags.check_given("--zone", self.zone.as_ref(), name);

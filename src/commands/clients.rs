@@ -29,7 +29,7 @@ pub struct Args {
 
 impl Args {
     pub fn run(&self) -> anyhow::Result<ExitCode> {
-        let remote = Remote::new(&self.remote)?;
+        let remote = Remote::new(&self.remote.server)?;
         let clients = block_on(remote.get("/api/v1/clients"))?;
         output::print_as(self.remote.output, &clients, || table(&clients))?;
         Ok(ExitCode::SUCCESS)

@@ -30,7 +30,7 @@ pub struct Args {
 
 impl Args {
     pub fn run(&self) -> anyhow::Result<ExitCode> {
-        let remote = Remote::new(&self.remote)?;
+        let remote = Remote::new(&self.remote.server)?;
         let dump = block_on(gather(&remote))?;
         output::print_as(self.remote.output, &dump, || summary(&dump))?;
         Ok(ExitCode::SUCCESS)

@@ -2,9 +2,9 @@
 
 use std::{fmt::Write, time::Duration};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{anyhow, bail};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{StatusCode, Uri};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -18,12 +18,25 @@ use crate::config::value::host_port;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Which server is read, and how the answer looks.
+/// A probe that waits longer than this has its answer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A probe's page has a line for each thing that is missing or odd.
+const PAGE_BYTES: usize = 64 << 10;
+
+/// Which server is asked.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Target {
+pub struct Server {
     /// The running server's admin address
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15014")]
     admin: String,
+}
+
+/// Which server is read, and how the answer looks.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Target {
+    #[command(flatten)]
+    pub server: Server,
 
     /// How the answer looks
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
@@ -38,16 +51,12 @@ pub struct Remote {
 }
 
 impl Remote {
-    pub fn new(target: &Target) -> Result<Self, Usage> {
-        let address = target
+    pub fn new(server: &Server) -> Result<Self, Usage> {
+        let address = server
             .admin
             .trim_start_matches("http://")
             .trim_end_matches('/');
-        host_port(address).map_err(|why| {
-            Usage(format!(
-                "--admin: {why}; write as in `--admin 127.0.0.1:15014`"
-            ))
-        })?;
+        host_port(address, 15014).map_err(|why| Usage(format!("--admin: {why}")))?;
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         Ok(Self {
@@ -58,12 +67,33 @@ impl Remote {
 
     /// The JSON at `path`.
     pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
-        tokio::time::timeout(TIMEOUT, self.ask(path))
-            .await
-            .map_err(|_| anyhow!("{} did not answer within {TIMEOUT:?}", self.address))?
+        self.within(TIMEOUT, async {
+            let (status, body) = self.ask(path, usize::MAX).await?;
+            self.read(path, status, &body)
+        })
+        .await
     }
 
-    async fn ask(&self, path: &str) -> anyhow::Result<Value> {
+    /// What a page for probes says, with 200 for yes and 503 for no.
+    pub async fn probe(&self, path: &str) -> anyhow::Result<(StatusCode, String)> {
+        self.within(PROBE_TIMEOUT, async {
+            let (status, body) = self.ask(path, PAGE_BYTES).await?;
+            Ok((status, self.page(path, status, &body)?))
+        })
+        .await
+    }
+
+    async fn within<T>(
+        &self,
+        time: Duration,
+        answer: impl Future<Output = anyhow::Result<T>>,
+    ) -> anyhow::Result<T> {
+        tokio::time::timeout(time, answer)
+            .await
+            .map_err(|_| anyhow!("{} did not answer within {time:?}", self.address))?
+    }
+
+    async fn ask(&self, path: &str, most: usize) -> anyhow::Result<(StatusCode, Bytes)> {
         let uri: Uri = format!("http://{}{path}", self.address).parse()?;
         let response = self.client.get(uri).await.map_err(|error| {
             anyhow!(
@@ -74,20 +104,36 @@ impl Remote {
             )
         })?;
         let status = response.status();
-        let body = response.into_body().collect().await;
+        let body = Limited::new(response.into_body(), most).collect().await;
         let body = body
-            .with_context(|| format!("{} broke off while it answered", self.address))?
+            .map_err(|error| anyhow!("{} broke off while it answered: {error}", self.address))?
             .to_bytes();
-        self.read(path, status, &body)
+        Ok((status, body))
+    }
+
+    fn page(&self, path: &str, status: StatusCode, body: &[u8]) -> anyhow::Result<String> {
+        let page = String::from_utf8_lossy(body);
+        let first = page.lines().next().unwrap_or_default();
+        match (status, first) {
+            (StatusCode::OK, "alive" | "ready")
+            | (StatusCode::SERVICE_UNAVAILABLE, "not ready") => {
+                Ok(page.lines().map(|line| plain(line) + "\n").collect())
+            }
+            _ => Err(self.something_else(path, status, "no state")),
+        }
+    }
+
+    fn something_else(&self, path: &str, status: StatusCode, lacks: &str) -> anyhow::Error {
+        anyhow!(
+            "{} is no MeshKeeper admin server: it answers {path} with {status} and {lacks}; \
+             name the right address with --admin",
+            self.address
+        )
     }
 
     fn read(&self, path: &str, status: StatusCode, body: &[u8]) -> anyhow::Result<Value> {
         let Ok(value) = serde_json::from_slice::<Value>(body) else {
-            bail!(
-                "{} is no MeshKeeper admin server: it answers {path} with {status} and no JSON; \
-                 name the right address with --admin",
-                self.address
-            );
+            return Err(self.something_else(path, status, "no JSON"));
         };
         if status.is_success() {
             return Ok(value);
@@ -138,9 +184,8 @@ mod tests {
     use super::*;
 
     fn remote(admin: &str) -> Result<Remote, Usage> {
-        Remote::new(&Target {
+        Remote::new(&Server {
             admin: admin.into(),
-            output: Format::Table,
         })
     }
 
@@ -161,6 +206,22 @@ mod tests {
     #[test]
     fn query_values_are_encoded() {
         assert_eq!(encoded("a b&c=ü"), "a%20b%26c%3D%C3%BC");
+    }
+
+    #[test]
+    fn a_probe_believes_only_a_page_that_says_it() {
+        let remote = remote("127.0.0.1:1").unwrap();
+        let page = |status, body: &str| remote.page("/readyz", status, body.as_bytes());
+        let (ok, down) = (StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(
+            page(ok, "ready\nzookeeper\u{1b}\n").unwrap(),
+            "ready\nzookeeper\\u{1b}\n"
+        );
+        assert_eq!(page(down, "not ready\nx\n").unwrap(), "not ready\nx\n");
+        for (status, body) in [(ok, "<html>"), (ok, ""), (down, "ready"), (ok, "not ready")] {
+            let other = page(status, body).unwrap_err().to_string();
+            assert!(other.contains("no MeshKeeper admin server"), "{other}");
+        }
     }
 
     #[test]

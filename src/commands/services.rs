@@ -2,12 +2,13 @@
 
 use std::process::ExitCode;
 
+use anyhow::bail;
 use serde_json::Value;
 
 use super::{
     block_on, output,
     remote::{self, Remote, encoded, list, text},
-    table::Table,
+    table::{Table, plain},
 };
 
 const EXAMPLES: &str = "\
@@ -29,12 +30,18 @@ pub struct Args {
 
 impl Args {
     pub fn run(&self) -> anyhow::Result<ExitCode> {
-        let remote = Remote::new(&self.remote)?;
+        let remote = Remote::new(&self.remote.server)?;
         let path = match &self.name {
             Some(name) => format!("/api/v1/services?name={}", encoded(name)),
             None => "/api/v1/services".to_owned(),
         };
         let services = block_on(remote.get(&path))?;
+        if let (Some(name), []) = (&self.name, list(&services)) {
+            bail!(
+                "no such service: `{}`; `meshkeeper services` lists those that there are",
+                plain(name)
+            );
+        }
         output::print_as(self.remote.output, &services, || table(&services))?;
         Ok(ExitCode::SUCCESS)
     }

@@ -117,7 +117,7 @@ impl<'t> Checker<'t> {
         if self.flag(
             "--xds-listen",
             flags.xds_listen.as_ref(),
-            value::listen,
+            value::xds_listen,
             &mut config.xds.listen,
         ) {
             self.xds = Some(Place::Flag("--xds-listen"));
@@ -125,7 +125,7 @@ impl<'t> Checker<'t> {
         if self.flag(
             "--admin-listen",
             flags.admin_listen.as_ref(),
-            value::listen,
+            value::admin_listen,
             &mut config.admin.listen,
         ) {
             self.admin = Some(Place::Flag("--admin-listen"));
@@ -253,7 +253,7 @@ impl<'t> Checker<'t> {
         self.xds = listen.map(|(part, _)| self.locate(part));
         let or = Xds::default();
         Xds {
-            listen: self.value(listen, value::listen, or.listen),
+            listen: self.value(listen, value::xds_listen, or.listen),
             max_streams: self.value(section.get("maxStreams"), value::count, or.max_streams),
             max_names: self.value(section.get("maxNames"), value::count, or.max_names),
             new_streams_per_second: self.value(
@@ -274,7 +274,7 @@ impl<'t> Checker<'t> {
         let listen = section.get("listen");
         self.admin = listen.map(|(part, _)| self.locate(part));
         Admin {
-            listen: self.value(listen, value::listen, Admin::default().listen),
+            listen: self.value(listen, value::admin_listen, Admin::default().listen),
         }
     }
 

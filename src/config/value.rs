@@ -4,7 +4,7 @@
 
 use std::{
     fmt::Display,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
@@ -23,26 +23,36 @@ const STREAM_AGE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(7
 /// Over any number that one machine could bear.
 const COUNT: u32 = 100_000_000;
 
+/// Where clients connect.
+pub fn xds_listen(text: &str) -> Result<SocketAddr, String> {
+    listen(text, (Ipv4Addr::UNSPECIFIED, 15010).into())
+}
+
+/// Where operators and probes ask.
+pub fn admin_listen(text: &str) -> Result<SocketAddr, String> {
+    listen(text, (Ipv4Addr::LOCALHOST, 15014).into())
+}
+
 /// `IP:PORT` to listen at; port 0 takes a free one.
-pub fn listen(text: &str) -> Result<SocketAddr, String> {
+fn listen(text: &str, example: SocketAddr) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         format!(
             "`{}` is no address to listen at: {}",
             shown(text),
-            why_no_listen(text)
+            why_no_listen(text, example)
         )
     })
 }
 
-fn why_no_listen(text: &str) -> String {
+fn why_no_listen(text: &str, example: SocketAddr) -> String {
     if let Ok(ip) = text.parse::<IpAddr>() {
         return format!(
             "the port is missing; write `{}`",
-            SocketAddr::new(ip, 15010)
+            SocketAddr::new(ip, example.port())
         );
     }
     let Some((host, port)) = text.rsplit_once(':') else {
-        return "write `IP:PORT`, as in `127.0.0.1:15014`".to_owned();
+        return format!("write `IP:PORT`, as in `{example}`");
     };
     if port.parse::<u16>().is_err() {
         return "the port must be a number from 0 to 65535".to_owned();
@@ -57,9 +67,9 @@ fn why_no_listen(text: &str) -> String {
     }
 }
 
-/// As [`listen`], for a port that others are told.
+/// Where sidecars listen; a port that others are told.
 pub fn outbound_listen(text: &str) -> Result<SocketAddr, String> {
-    let address = listen(text)?;
+    let address = listen(text, (Ipv4Addr::LOCALHOST, 15001).into())?;
     if address.port() == 0 {
         return Err(format!(
             "`{text}` has port 0, which sidecars cannot be told; write the port they shall listen at"
@@ -157,14 +167,15 @@ pub fn connect(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// A host's name or IP (an IPv6 one in brackets) and its port.
-pub fn host_port(text: &str) -> Result<(String, u16), String> {
+/// A host's name or IP (an IPv6 one in brackets) and its port; messages show `usual` as the port.
+pub fn host_port(text: &str, usual: u16) -> Result<(String, u16), String> {
     let wrong = |why: &str| Err(format!("`{}` is no HOST:PORT: {why}", shown(text)));
+    let as_in = |why: &str| wrong(&format!("{why}; write as in `127.0.0.1:{usual}`"));
     if text.is_empty() {
-        return wrong("it is empty; write as in `127.0.0.1:2181`");
+        return as_in("it is empty");
     }
     let Some((host, port)) = text.rsplit_once(':') else {
-        return wrong("the port is missing; write as in `127.0.0.1:2181`");
+        return as_in("the port is missing");
     };
     let port = match port.parse::<u16>() {
         Ok(parsed) if parsed > 0 && port.starts_with(|c: char| c.is_ascii_digit()) => parsed,
@@ -176,7 +187,9 @@ pub fn host_port(text: &str) -> Result<(String, u16), String> {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     match bracketed {
         Some(ip) if ip.parse::<std::net::Ipv6Addr>().is_ok() => Ok((host.to_owned(), port)),
-        None if host.contains(':') => wrong("put an IPv6 address in brackets: `[::1]:2181`"),
+        None if host.contains(':') => {
+            wrong(&format!("put an IPv6 address in brackets: `[::1]:{usual}`"))
+        }
         None if !host.is_empty() && host.len() <= 253 && host.chars().all(good) => {
             Ok((host.to_owned(), port))
         }
@@ -312,8 +325,8 @@ mod tests {
 
     #[test]
     fn listen_addresses_name_an_ip_and_a_port() {
-        assert!(listen("0.0.0.0:15010").is_ok());
-        assert!(listen("[::]:0").is_ok());
+        assert!(xds_listen("0.0.0.0:15010").is_ok());
+        assert!(xds_listen("[::]:0").is_ok());
         for (text, remedy) in [
             (":15010", "`0.0.0.0:15010`"),
             ("localhost:15014", "`127.0.0.1:15014`"),
@@ -323,7 +336,7 @@ mod tests {
             ("127.0.0.1:70000", "65535"),
             ("nonsense", "IP:PORT"),
         ] {
-            let message = listen(text).unwrap_err();
+            let message = xds_listen(text).unwrap_err();
             assert!(message.contains(remedy), "{message}");
         }
         assert!(outbound_listen("127.0.0.1:0").is_err());
@@ -332,12 +345,28 @@ mod tests {
     #[test]
     fn a_host_and_port_are_a_name_or_an_ip_and_a_number() {
         for text in ["127.0.0.1:2181", "zk-0.zk.default.svc:1", "[::1]:65535"] {
-            assert!(host_port(text).is_ok(), "{text}");
+            assert!(host_port(text, 15010).is_ok(), "{text}");
         }
         for text in [
             "", "a", "a:", "a:0", "a:99999", ":1", "::1:1", "a b:1", "a:1/", "a:+1", "[a]:1",
         ] {
-            assert!(host_port(text).is_err(), "{text}");
+            assert!(host_port(text, 15010).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn examples_in_messages_fit_what_is_asked_for() {
+        let told = [
+            (xds_listen("x").unwrap_err(), "`0.0.0.0:15010`"),
+            (admin_listen("x").unwrap_err(), "`127.0.0.1:15014`"),
+            (admin_listen("10.0.0.7").unwrap_err(), "`10.0.0.7:15014`"),
+            (outbound_listen("x").unwrap_err(), "`127.0.0.1:15001`"),
+            (host_port("", 15014).unwrap_err(), "`127.0.0.1:15014`"),
+            (host_port("x", 15010).unwrap_err(), "`127.0.0.1:15010`"),
+            (host_port("::1:1", 15010).unwrap_err(), "`[::1]:15010`"),
+        ];
+        for (message, example) in told {
+            assert!(message.contains(example), "{message}");
         }
     }
 

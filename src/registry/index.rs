@@ -36,6 +36,8 @@ pub struct Index {
     /// The well-named services by their names in lower case, the oldest first.
     hosts: BTreeMap<String, BTreeSet<(i64, Arc<str>)>>,
     view: View,
+    /// What was rejected, or for another reason, since they were taken.
+    rejections: BTreeMap<String, Rejected>,
     instances: usize,
     loaded: bool,
 }
@@ -81,6 +83,7 @@ impl Index {
             services: BTreeMap::new(),
             hosts: BTreeMap::new(),
             view: View::default(),
+            rejections: BTreeMap::new(),
             instances: 0,
             loaded: false,
         }
@@ -114,6 +117,12 @@ impl Index {
             instances: self.instances,
             rejected: self.view.rejected.len(),
         }
+    }
+
+    /// The znodes that were rejected since the last call, by path, also those that were rejected
+    /// before for another reason. Whoever applies batches takes them, or they pile up.
+    pub fn take_rejections(&mut self) -> BTreeMap<String, Rejected> {
+        std::mem::take(&mut self.rejections)
     }
 
     /// Whether the whole tree was seen once. Before that the view has only a part of it.
@@ -265,18 +274,24 @@ impl Index {
 
     /// Brings the view in line with a service; whether a client could see a difference.
     fn settle(&mut self, name: &Arc<str>, mut touched: BTreeSet<Arc<str>>) -> bool {
-        let path = full_path(&self.config.root, &[name]);
         let standing = self.standing(name);
         let served = standing == Standing::Served;
         let before = self.view.services.get(name).cloned();
 
-        if let Standing::Rejected(reason) = standing {
-            let format = self.config.format.as_str();
-            let reason = reason.into_string();
-            self.view.rejected.insert(path, Rejected { format, reason });
-        } else if !self.view.rejected.is_empty() {
-            self.view.rejected.remove(&path);
-        }
+        let rejection = match standing {
+            Standing::Rejected(reason) => Some(Rejected {
+                format: self.config.format.as_str(),
+                reason: reason.into_string(),
+            }),
+            Standing::Gone | Standing::Served => None,
+        };
+        show(
+            &mut self.view,
+            &mut self.rejections,
+            &self.config.root,
+            &[name],
+            rejection,
+        );
         let roster = self.services.get(name).and_then(|m| m.roster.as_ref().ok());
         if served != before.is_some() {
             touched.extend(roster.into_iter().flat_map(Roster::names).cloned());
@@ -284,7 +299,13 @@ impl Index {
         let serving = roster.filter(|_| served);
         for znode in &touched {
             let rejection = serving.and_then(|roster| roster.rejection(znode));
-            show(&mut self.view, &self.config.root, [name, znode], rejection);
+            show(
+                &mut self.view,
+                &mut self.rejections,
+                &self.config.root,
+                &[name, znode],
+                rejection,
+            );
         }
         let after = serving.map(|roster| Service {
             name: Arc::clone(name),
@@ -392,11 +413,26 @@ fn mark(dirty: &mut Dirty, service: &Arc<str>, touched: Touched) {
     }
 }
 
-fn show(view: &mut View, root: &str, names: [&str; 2], rejection: Option<Rejected>) {
-    match rejection {
-        Some(rejected) => drop(view.rejected.insert(full_path(root, &names), rejected)),
-        None if view.rejected.is_empty() => {}
-        None => drop(view.rejected.remove(&full_path(root, &names))),
+/// Shows a znode as rejected or not, and adds to `new` what was not shown before.
+fn show(
+    view: &mut View,
+    new: &mut BTreeMap<String, Rejected>,
+    root: &str,
+    names: &[&str],
+    rejection: Option<Rejected>,
+) {
+    let Some(rejected) = rejection else {
+        if !view.rejected.is_empty() {
+            let path = full_path(root, names);
+            view.rejected.remove(&path);
+            new.remove(&path);
+        }
+        return;
+    };
+    let path = full_path(root, names);
+    if view.rejected.get(&path) != Some(&rejected) {
+        view.rejected.insert(path.clone(), rejected.clone());
+        new.insert(path, rejected);
     }
 }
 

@@ -63,6 +63,7 @@ impl Metrics {
         for kind in ResourceType::ALL {
             self.responses.with_label_values(&[kind.as_str()]);
             self.nacks.with_label_values(&[kind.as_str()]);
+            self.oversized.with_label_values(&[kind.as_str()]);
         }
     }
 }

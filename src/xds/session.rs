@@ -172,9 +172,13 @@ where
         }
     }
 
-    /// Of many requests that wait, the last state of the subscription is what counts.
+    /// Of many requests that wait, the last state of the subscription is what counts. None is taken
+    /// in before what was answered to the last ones is sent, so that a flood cannot pile answers up.
     fn take_waiting_requests(&mut self) -> Result<(), Status> {
         for _ in 0..REQUESTS_AT_ONCE {
+            if self.machine().has_ready() {
+                break;
+            }
             match self.requests.next().now_or_never() {
                 Some(Some(request)) => self.request(request?)?,
                 Some(None) | None => break,

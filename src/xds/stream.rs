@@ -221,6 +221,11 @@ impl<V: Variant> Stream<V> {
         Ok(rejects)
     }
 
+    /// Whether there is an answer that waits for nothing but to be sent.
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// What each type of this stream waits for.
     pub fn interests(&self) -> impl Iterator<Item = (ResourceType, &Subscription)> {
         let lanes = ResourceType::ALL.into_iter().zip(&self.lanes);

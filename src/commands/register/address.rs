@@ -23,7 +23,7 @@ pub enum Address {
 impl Address {
     pub fn parse(text: &str) -> Result<Self, String> {
         let Ok(address) = text.parse::<SocketAddr>() else {
-            let (host, port) = value::host_port(text)?;
+            let (host, port) = value::host_port(text, 8080)?;
             return named(host, port);
         };
         if address.port() == 0 {

@@ -447,3 +447,20 @@ fn a_view_stays_as_it_was_taken() {
     apply(&mut index, [delete("orders")]);
     assert!(view.services.contains_key("orders"));
 }
+
+#[test]
+fn a_rejection_is_told_once_for_each_reason_and_not_when_it_was_mended() {
+    let mut index = index();
+    let taken = |index: &mut Index| index.take_rejections().into_keys().collect::<Vec<_>>();
+    apply(&mut index, [put("orders", "", 1, 1), put("-x", "", 2, 2)]);
+    apply(&mut index, [put("orders/i-1", "bad", 3, 3)]);
+    assert_eq!(taken(&mut index), ["/services/-x", "/services/orders/i-1"]);
+    apply(&mut index, [put("orders/i-1", "bad", 3, 4)]);
+    assert_eq!(taken(&mut index), [""; 0]);
+    apply(&mut index, [put("orders/i-1", "10.0.0.7:99999", 3, 5)]);
+    assert_eq!(taken(&mut index), ["/services/orders/i-1"]);
+    apply(&mut index, [delete("orders/i-1")]);
+    apply(&mut index, [put("orders/i-1", "bad", 6, 6)]);
+    apply(&mut index, [put("orders/i-1", "10.0.0.7:80", 6, 7)]);
+    assert_eq!(taken(&mut index), [""; 0]);
+}
