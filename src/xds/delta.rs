@@ -200,10 +200,7 @@ impl Delta {
     /// A removal is to be told, now or when it may be.
     fn put_off(&mut self, name: &Arc<str>, hold: Option<Instant>) {
         match hold {
-            Some(now) => {
-                self.subscription.pending.remove(name);
-                self.held.keep(name, (), now);
-            }
+            Some(now) => self.held.keep(name, (), now),
             None => {
                 self.subscription.pending.insert(name.clone());
             }
@@ -248,7 +245,6 @@ impl Delta {
             if let Some(now) = hold.filter(|_| change.removed) {
                 self.held.keep(&resource.name, (), now);
             } else if change.removed && payload.has_room() {
-                self.held.forget(&resource.name);
                 payload.remove(&resource.name);
             } else if !change.removed && self.holds_already(resource) {
                 // Nothing to tell.

@@ -76,3 +76,50 @@ impl<T> Held<T> {
         self.since.map(|since| since + HOLD)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn each_removal_has_its_own_clock() {
+        let now = Instant::now();
+        let mut held = Held::default();
+        held.keep(&"a".into(), (), now);
+        held.keep(&"b".into(), (), now + SECOND);
+        assert_eq!(held.deadline(), Some(now + HOLD));
+        assert!(held.release(Some(now + SECOND)).is_empty());
+        assert_eq!(held.release(Some(now + HOLD)), ["a".into()]);
+        assert_eq!(held.deadline(), Some(now + HOLD + SECOND));
+        assert_eq!(held.release(Some(now + HOLD + SECOND)), ["b".into()]);
+        assert_eq!(held.deadline(), None);
+    }
+
+    #[test]
+    fn without_a_hold_everything_goes_at_once() {
+        let now = Instant::now();
+        let mut held = Held::default();
+        held.keep(&"b".into(), 1, now);
+        held.keep(&"a".into(), 2, now + SECOND);
+        assert_eq!(held.release(None), ["a".into(), "b".into()]);
+        assert_eq!((held.values().count(), held.deadline()), (0, None));
+    }
+
+    #[test]
+    fn what_is_forgotten_is_never_released() {
+        let now = Instant::now();
+        let mut held = Held::default();
+        for name in ["a", "b", "c"] {
+            held.keep(&name.into(), (), now);
+        }
+        held.forget("b");
+        held.retain(|name| name == "c");
+        assert!(held.contains("c") && !held.contains("a"));
+        assert_eq!(held.release(None), ["c".into()]);
+        held.keep(&"d".into(), (), now);
+        held.forget("d");
+        assert_eq!(held.deadline(), None);
+    }
+}

@@ -55,7 +55,7 @@ struct Parts {
     shares: BTreeMap<Arc<str>, u64>,
     /// What the unanswered response carries.
     under_way: Vec<(Arc<str>, Version)>,
-    /// What the client rejected, until it changes.
+    /// The last version of each that the client rejected.
     refused: BTreeMap<Arc<str>, Version>,
 }
 
@@ -128,7 +128,7 @@ impl Variant for Sotw {
     }
 
     fn caught_up(&self, set: &ResourceSet) -> bool {
-        !self.answer && self.subscription.caught_up(set)
+        self.subscription.caught_up(set)
     }
 
     fn holds_until(&self) -> Option<Instant> {
@@ -272,7 +272,6 @@ impl Parts {
     /// Sends the resource, but never again to a client that rejected it.
     fn send(&mut self, resource: &Arc<Resource>, payload: &mut Payload) {
         if !self.refuses(resource) {
-            self.refused.remove(&resource.name);
             self.under_way
                 .push((resource.name.clone(), resource.version));
             payload.push(resource);

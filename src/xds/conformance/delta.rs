@@ -220,6 +220,17 @@ fn line_28_unsubscribing_a_name_that_the_wildcard_holds_is_answered_with_it() {
 }
 
 #[test]
+fn line_28_what_is_given_up_together_with_the_star_is_silent() {
+    let mesh = Mesh::of(Cluster, &["a@1", "b@1"]);
+    let mut client = mesh.delta();
+    client.subscribe(Cluster, &["*", "a", "gone"]).settle();
+    client.change_under("", Cluster, &[], &["a", "gone", "*"]);
+    client.silent();
+    mesh.put(Cluster, "a@2");
+    client.silent();
+}
+
+#[test]
 fn line_29_what_is_subscribed_already_is_sent_again() {
     for kind in TYPES {
         let mut client = Mesh::of(kind, &["a@1", "b@1"]).delta();
@@ -309,6 +320,15 @@ fn line_31_versions_count_in_the_first_message_of_a_type_only() {
     client.resume(Cluster, &["a"], &["a@1"]).silent();
     client.resume(Cluster, &["a", "b"], &["a@1", "b@1"]);
     assert_eq!(client.next_acked(), told(Cluster, &["a@1", "b@1"]));
+}
+
+#[test]
+fn line_31_what_is_asked_again_is_sent_whatever_was_held() {
+    let mut client = Mesh::of(Cluster, &["a@1", "b@1"]).delta();
+    client.resume(Cluster, &["a", "b"], &["a@1", "b@1"]);
+    client.subscribe(Cluster, &["a"]);
+    assert_eq!(client.next_acked(), told(Cluster, &["a@1"]));
+    client.silent();
 }
 
 #[test]

@@ -168,6 +168,61 @@ fn line_34_a_star_asked_again_does_not_break_before_it_makes() {
 }
 
 #[test]
+fn line_34_endpoints_referred_to_before_they_went_break_last_too() {
+    let mesh = Mesh::whole("a");
+    let mut client = delta(&mesh);
+    mesh.put(Endpoint, "a@2");
+    assert_eq!(client.next(), told(Endpoint, &["a@2"]));
+    mesh.put(Cluster, "a@2");
+    assert_eq!(client.next_acked(), told(Cluster, &["a@2"]));
+    client.subscribe(Endpoint, &["*"]);
+    delete(&mesh, "a");
+    client.ack(Endpoint);
+    let gone = |kind| told(kind, &[]).removing(&["a"]);
+    let first = [told(Endpoint, &[]), gone(Listener), gone(Route)];
+    assert_eq!(client.drain(), first);
+    client.ack(Endpoint).ack(Listener).ack(Route);
+    assert_eq!(client.settle(), [gone(Cluster), gone(Endpoint)]);
+}
+
+#[test]
+fn line_34_a_star_of_listeners_that_is_not_answered_yet_is_waited_for() {
+    let mesh = Mesh::whole("a");
+    create(&mesh, "b");
+    let mut client = delta(&mesh);
+    client.subscribe(Listener, &["*"]);
+    mesh.remove(Cluster, "b");
+    let told: Vec<_> = client.settle().iter().map(|told| told.kind).collect();
+    assert_eq!(told, [Listener, Route, Cluster]);
+}
+
+#[test]
+fn line_34_what_is_asked_again_while_its_removal_waits_keeps_waiting() {
+    let mesh = Mesh::whole("a");
+    create(&mesh, "b");
+    let mut client = delta(&mesh);
+    delete(&mesh, "b");
+    assert_eq!(client.drain().len(), 2);
+    client.subscribe(Endpoint, &["b"]).silent();
+    client.ack(Listener).ack(Route);
+    let gone = [Cluster, Endpoint].map(|kind| told(kind, &[]).removing(&["b"]));
+    assert_eq!(client.settle(), gone);
+}
+
+#[test]
+fn line_34_what_is_given_up_while_its_removal_waits_is_not_told() {
+    let mesh = Mesh::whole("a");
+    create(&mesh, "b");
+    let mut client = delta(&mesh);
+    delete(&mesh, "b");
+    assert_eq!(client.drain().len(), 2);
+    client.unsubscribe(Endpoint, &["b"]);
+    client.unsubscribe(Cluster, &["*"]).silent();
+    client.ack(Listener).ack(Route).silent();
+    assert_eq!(client.deadline(), None);
+}
+
+#[test]
 fn line_34_what_a_reconnecting_client_brings_along_breaks_last_too() {
     let mesh = Mesh::whole("a");
     let mut client = mesh.delta();
@@ -343,6 +398,54 @@ fn line_36_endpoints_of_which_nobody_asked_are_not_sent() {
     mesh.put(Cluster, "c@2");
     assert_eq!(sotw.settle(), [told(Cluster, &["a@1", "c@2"])]);
     assert_eq!(delta.settle(), [told(Cluster, &["c@2"])]);
+}
+
+#[test]
+fn line_36_missing_endpoints_are_not_told_again_with_their_cluster() {
+    let mesh = Mesh::of(Cluster, &["a@1"]);
+    let mut client = delta(&mesh);
+    mesh.put(Cluster, "a@2");
+    assert_eq!(client.settle(), [told(Cluster, &["a@2"])]);
+}
+
+#[test]
+fn line_36_a_cluster_that_is_asked_and_not_there_has_no_endpoints_sent() {
+    let mesh = Mesh::of(Endpoint, &["a@1"]);
+    let mut client = mesh.sotw();
+    client.ask(Endpoint, &["a"]).settle();
+    client.ask(Cluster, &["a"]);
+    assert_eq!(client.settle(), [told(Cluster, &[])]);
+}
+
+#[test]
+fn line_36_a_listener_that_is_not_sent_has_no_routes_sent() {
+    let mesh = Mesh::of(Listener, &["a@1"]).with(Route, &["a@1"]);
+    let mut client = mesh.sotw();
+    client.ask(Listener, &[]);
+    assert_eq!(client.next(), told(Listener, &["a@1"]));
+    client.ask(Route, &["a"]);
+    assert_eq!(client.next_acked(), told(Route, &["a@1"]));
+    client.nack(Listener);
+    mesh.remove(Listener, "a");
+    mesh.put(Listener, "a@1");
+    client.silent().ask(Listener, &["b"]);
+    assert_eq!(client.settle(), [told(Listener, &[])]);
+}
+
+#[test]
+fn line_36_a_cluster_that_returns_in_a_suppressed_response_has_its_endpoints_sent_later() {
+    let mesh = Mesh::of(Cluster, &["a@1"]).with(Endpoint, &["a@1"]);
+    let mut client = mesh.sotw();
+    client.ask(Cluster, &[]).ask(Endpoint, &["a"]);
+    assert_eq!(client.drain().len(), 2);
+    client.ack(Endpoint).nack(Cluster).silent();
+    mesh.remove(Cluster, "a");
+    assert_eq!(client.settle(), [told(Cluster, &[])]);
+    mesh.put(Cluster, "a@1");
+    client.silent();
+    mesh.put(Cluster, "b@1");
+    let expected = [told(Cluster, &["a@1", "b@1"]), told(Endpoint, &["a@1"])];
+    assert_eq!(client.settle(), expected);
 }
 
 #[test]

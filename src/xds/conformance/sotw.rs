@@ -244,6 +244,19 @@ fn line_15_a_wildcard_that_ends_leaves_no_trace_in_the_version() {
 }
 
 #[test]
+fn line_15_what_went_while_a_wildcard_came_and_went_leaves_no_trace_in_the_version() {
+    let mesh = Mesh::of(Route, &["a@1", "b@1"]);
+    let (mut plain, mut mixed) = (mesh.sotw(), mesh.sotw());
+    mixed.ask(Route, &["a", "b"]).settle();
+    mixed.ask(Route, &["a", "b", "*"]);
+    mixed.ask(Route, &["a", "b"]);
+    mesh.remove(Route, "a");
+    mixed.settle();
+    plain.ask(Route, &["a", "b"]).settle();
+    assert_eq!(plain.version(Route), mixed.version(Route));
+}
+
+#[test]
 fn line_16_more_names_are_answered_and_fewer_are_silent() {
     for kind in [Endpoint, Route] {
         let mut client = Mesh::of(kind, &["a@1", "b@1"]).sotw();
@@ -413,6 +426,23 @@ fn line_20_content_that_returns_is_sent_though_a_neighbour_was_rejected_beside_i
     assert_eq!(client.next_acked(), told(Endpoint, &["good@2"]));
     mesh.put(Endpoint, "good@1");
     assert_eq!(client.next_acked(), told(Endpoint, &["good@1"]));
+}
+
+#[test]
+fn line_20_a_rejected_resource_is_not_sent_again_even_after_another() {
+    for kind in [Endpoint, Route] {
+        let mesh = Mesh::of(kind, &["a@1"]);
+        let mut client = mesh.sotw();
+        client.ask(kind, &["a"]);
+        assert_eq!(client.next(), told(kind, &["a@1"]));
+        client.nack(kind);
+        mesh.put(kind, "a@2");
+        assert_eq!(client.next_acked(), told(kind, &["a@2"]));
+        mesh.put(kind, "a@1");
+        client.silent();
+        mesh.put(kind, "a@3");
+        assert_eq!(client.next_acked(), told(kind, &["a@3"]));
+    }
 }
 
 #[test]

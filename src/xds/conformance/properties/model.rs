@@ -369,7 +369,6 @@ impl Model {
             view.due.remove(name);
             view.follow.remove(name);
             view.prompt.remove(name);
-            view.refused.remove(name);
         }
     }
 
