@@ -438,7 +438,12 @@ impl Tree {
 
     fn listed(&mut self, parent: &Arc<str>, names: &[String], load: bool) {
         if !parent.is_empty() {
-            self.enqueue(Request::Read(Arc::clone(parent)), load);
+            let read = Request::Read(Arc::clone(parent));
+            if self.is_in_flight(&read) {
+                // Its answer may be older than this list, and the parent another one by now.
+                self.want(read.clone(), Again::Confirm);
+            }
+            self.enqueue(read, load);
         }
         for name in names {
             let child = join(parent, name);
