@@ -140,7 +140,9 @@ where
                 return Ok(response);
             }
             drop(snapshots);
-            self.observed = None;
+            if !self.machine().is_waiting() {
+                self.observed = None;
+            }
             let expires = self.answered.then_some(self.seat.expires);
             if expires.is_some_and(|expires| now >= expires) {
                 return Err(Status::ok("the stream is old enough; reconnect"));
@@ -148,7 +150,11 @@ where
             let deadline = self.machine().deadline(now);
             match self.wait(deadline.into_iter().chain(expires).min()).await {
                 Wake::Request(request) => self.request(request?)?,
-                Wake::Snapshot => self.observed = self.context.fanout.current().observed,
+                Wake::Snapshot => {
+                    // The oldest change that is not shown yet counts.
+                    let seen = self.context.fanout.current().observed;
+                    self.observed = self.observed.or(seen);
+                }
                 Wake::Deadline => {}
                 Wake::Closed => return Err(Status::ok("")),
                 Wake::Stop => return Err(Status::unavailable("the server stops; reconnect")),

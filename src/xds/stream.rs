@@ -226,6 +226,12 @@ impl<V: Variant> Stream<V> {
         !self.ready.is_empty()
     }
 
+    /// Whether a response waits for its ACK, so that what changed meanwhile may still be due.
+    pub fn is_waiting(&self) -> bool {
+        let mut lanes = self.lanes.iter().flatten();
+        lanes.any(|lane| lane.outstanding.is_some())
+    }
+
     /// What each type of this stream waits for.
     pub fn interests(&self) -> impl Iterator<Item = (ResourceType, &Subscription)> {
         let lanes = ResourceType::ALL.into_iter().zip(&self.lanes);
