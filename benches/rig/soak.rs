@@ -6,6 +6,8 @@
 //! connection of its own and watches 20 of the 10,000 services, so a change concerns some 20 of 10,000
 //! clients. Changes go on while the replica is away.
 
+mod verdict;
+
 use std::{
     cell::Cell,
     path::PathBuf,
@@ -17,14 +19,12 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::{
     Rig,
-    chart::{Axes, Chart},
     experiment::LIMIT,
     journal::{Journal, Service, Traffic, until},
     mesh::{MANY, Mesh},
-    report::{Row, Target},
     resident::Residents,
     server::Server,
-    statistics::{float, median, milliseconds, percentile, slope},
+    statistics::{median, milliseconds, percentile},
 };
 
 const WATCHED: Service = 20;
@@ -32,8 +32,6 @@ const WATCHED: Service = 20;
 const AFTER: Duration = Duration::from_secs(3);
 /// Streams must not end by themselves: a stream's age is no part of this trial.
 const CONFIG: &str = "xds:\n  maxStreams: 20000\n  maxStreamAge: 24h\n";
-/// The last fifth of the samples against the first may have so many times the memory.
-const FLAT: f64 = 1.05;
 
 /// What was seen in one stretch of time.
 #[derive(Clone, Copy, Debug)]
@@ -57,14 +55,16 @@ struct Losses {
 struct Trial {
     clients: usize,
     opened: Duration,
+    opening_cpu: Duration,
     samples: Vec<Sample>,
     lags: Vec<f64>,
     changes: usize,
     took: Duration,
     cpu: Duration,
     steady: Losses,
-    /// From the kill until every client was answered again.
+    /// From the kill until every client was answered again, and what the new process computed by then.
     back: Duration,
+    back_cpu: Duration,
     resent: Traffic,
     restarted: Losses,
 }
@@ -78,10 +78,9 @@ pub async fn measure(rig: &mut Rig) {
     println!("  {clients} clients, {minutes} minutes, {rate} changes a second");
     let length = Duration::from_secs_f64(minutes * 60.0);
     let trial = run(&rig.mesh, clients as usize, length, rate).await;
-    rows(rig, &trial);
-    charts(rig, &trial.samples);
-    let verdict = verdict(&trial);
-    rig.report.note(verdict);
+    verdict::rows(rig, &trial);
+    verdict::charts(rig, &trial.samples);
+    rig.report.note(verdict::in_a_line(&trial));
 }
 
 fn setting(name: &str, usual: f64) -> f64 {
@@ -100,7 +99,7 @@ async fn run(mesh: &Mesh, clients: usize, length: Duration, rate: f64) -> Trial 
     touch_all(mesh).await;
     let journal = Arc::new(Journal::new(mesh.next_stamp()));
     let services = mesh.services();
-    let start = Instant::now();
+    let (start, cpu) = (Instant::now(), server.cpu());
     let fleet = Residents::open(server.clients, &journal, clients, |client| {
         let first = Service::try_from(client).unwrap_or(0) * 13;
         (0..WATCHED).map(|i| (first + i * 97) % services).collect()
@@ -109,7 +108,7 @@ async fn run(mesh: &Mesh, clients: usize, length: Duration, rate: f64) -> Trial 
         journal.synced(clients, LIMIT).await,
         "not all of {clients} clients got what they asked for"
     );
-    let opened = start.elapsed();
+    let (opened, opening_cpu) = (start.elapsed(), server.cpu().saturating_sub(cpu));
     sleep(Duration::from_secs(2)).await;
     journal.pages().traffic = Traffic::default();
 
@@ -121,7 +120,7 @@ async fn run(mesh: &Mesh, clients: usize, length: Duration, rate: f64) -> Trial 
     let steady = losses(&journal).await;
 
     journal.pages().traffic = Traffic::default();
-    let (_, (back, resent)) = while_changing(
+    let (_, (back, back_cpu, resent)) = while_changing(
         mesh,
         &journal,
         rate,
@@ -133,6 +132,7 @@ async fn run(mesh: &Mesh, clients: usize, length: Duration, rate: f64) -> Trial 
     Trial {
         clients,
         opened,
+        opening_cpu,
         samples,
         lags,
         changes,
@@ -140,6 +140,7 @@ async fn run(mesh: &Mesh, clients: usize, length: Duration, rate: f64) -> Trial 
         cpu,
         steady,
         back,
+        back_cpu,
         resent,
         restarted,
     }
@@ -197,7 +198,7 @@ async fn sample(server: &Server, journal: &Journal, length: Duration) -> Vec<Sam
         known += lags.len();
         let sample = Sample {
             minutes: start.elapsed().as_secs_f64() / 60.0,
-            mebibytes: mebibytes(server.memory()),
+            mebibytes: verdict::mebibytes(server.memory()),
             p50: median(&lags),
             p99: percentile(&lags, 99),
         };
@@ -213,7 +214,11 @@ async fn sample(server: &Server, journal: &Journal, length: Duration) -> Vec<Sam
 }
 
 /// Kills the server and starts it again; when all were answered, and what they were sent by then.
-async fn restart(server: &mut Server, journal: &Journal, clients: usize) -> (Duration, Traffic) {
+async fn restart(
+    server: &mut Server,
+    journal: &Journal,
+    clients: usize,
+) -> (Duration, Duration, Traffic) {
     let start = Instant::now();
     server.kill();
     server.start_again().await;
@@ -226,13 +231,14 @@ async fn restart(server: &mut Server, journal: &Journal, clients: usize) -> (Dur
         "only {} of {clients} clients came back",
         journal.pages().synced
     );
+    let cpu = server.cpu();
     let (last, resent) = {
         let pages = journal.pages();
         (pages.last_synced, pages.traffic)
     };
     sleep(AFTER).await;
     let took = last.map_or(Duration::ZERO, |last| last - start);
-    (took, resent)
+    (took, cpu, resent)
 }
 
 /// Once all has arrived, or was given up; counts begin anew.
@@ -245,195 +251,4 @@ async fn losses(journal: &Journal) -> Losses {
         backwards: std::mem::take(&mut pages.backwards),
         needless: std::mem::take(&mut pages.needless),
     }
-}
-
-fn rows(rig: &mut Rig, trial: &Trial) {
-    let report = &mut rig.report;
-    let clients = trial.clients;
-    let minutes = trial.took.as_secs_f64() / 60.0;
-    let none = |what: String, count: f64| Row::new(7, what, "", count).target(Target::AtMost(0.0));
-    report.note(format!(
-        "{clients} clients opened in {:.1} s; then {minutes:.1} minutes of {:.1} changes/s.",
-        trial.opened.as_secs_f64(),
-        float(trial.changes) / trial.took.as_secs_f64()
-    ));
-    report.add(none(
-        format!("streams that ended, of {clients}"),
-        float(trial.steady.streams),
-    ));
-    report.add(none(
-        "latest states lost".into(),
-        float(trial.steady.states),
-    ));
-    report.add(none(
-        "older states after newer ones".into(),
-        count(trial.steady.backwards),
-    ));
-    report.add(none(
-        "resources sent to who held them".into(),
-        count(trial.steady.needless),
-    ));
-    report.add(
-        Row::new(
-            7,
-            "write begun → a client that watches it has it, p50",
-            "ms",
-            median(&trial.lags),
-        )
-        .spread(percentile(&trial.lags, 10), percentile(&trial.lags, 99)),
-    );
-    let worst = trial
-        .samples
-        .iter()
-        .map(|sample| sample.p99)
-        .fold(0.0, f64::max);
-    report.add(Row::new(
-        7,
-        "the same, p99 of the worst stretch",
-        "ms",
-        worst,
-    ));
-    let share = trial.cpu.as_secs_f64() / trial.took.as_secs_f64() * 100.0;
-    report.add(Row::new(7, "CPU of the server", "%", share));
-    let (first, last) = ends(&trial.samples);
-    report.add(Row::new(
-        7,
-        "memory, the last fifth of the time",
-        "MiB",
-        last,
-    ));
-    report.add(
-        Row::new(
-            7,
-            "memory, the last fifth against the first",
-            "",
-            last / first,
-        )
-        .target(Target::AtMost(FLAT)),
-    );
-    report.add(Row::new(
-        7,
-        "slope of memory after the first fifth",
-        "MiB/h",
-        drift(&trial.samples),
-    ));
-    report.add(
-        Row::new(
-            7,
-            "kill -9 and restart: until all were answered",
-            "s",
-            trial.back.as_secs_f64(),
-        )
-        .target(Target::AtMost(5.0)),
-    );
-    report.add(Row::new(
-        7,
-        "restart: resources sent",
-        "",
-        count(trial.resent.resources),
-    ));
-    report.add(Row::new(
-        7,
-        "restart: sent in all",
-        "kB",
-        count(trial.resent.bytes) / 1e3,
-    ));
-    report.add(none(
-        "restart: of these sent to who held them".into(),
-        count(trial.restarted.needless),
-    ));
-    report.add(none(
-        "restart: latest states lost".into(),
-        float(trial.restarted.states),
-    ));
-}
-
-/// In one line, what an operator would say.
-fn verdict(trial: &Trial) -> String {
-    let (first, last) = ends(&trial.samples);
-    let again = trial.restarted.streams.saturating_sub(trial.clients);
-    let failed: Vec<&str> = [
-        (trial.steady.streams > 0, "streams ended"),
-        (
-            trial.steady.states + trial.restarted.states > 0,
-            "final states were lost",
-        ),
-        (
-            trial.steady.backwards + trial.restarted.backwards > 0,
-            "a client went back in time",
-        ),
-        (
-            trial.steady.needless + trial.restarted.needless > 0,
-            "known resources were re-sent",
-        ),
-        (last > first * FLAT, "memory grew"),
-        (again > 0, "streams ended again after the restart"),
-    ]
-    .into_iter()
-    .filter_map(|(failed, what)| failed.then_some(what))
-    .collect();
-    if failed.is_empty() {
-        "Verdict of the trial: no stream ended, no state was lost, memory stayed flat, and nothing known was sent again.".into()
-    } else {
-        format!("Verdict of the trial: failed; {}.", failed.join(", "))
-    }
-}
-
-/// The median memory of the first and of the last fifth.
-fn ends(samples: &[Sample]) -> (f64, f64) {
-    let memory: Vec<_> = samples.iter().map(|sample| sample.mebibytes).collect();
-    let fifth = (memory.len() / 5).max(1);
-    (
-        median(&memory[..fifth]),
-        median(&memory[memory.len() - fifth..]),
-    )
-}
-
-/// In MiB an hour.
-fn drift(samples: &[Sample]) -> f64 {
-    let later = &samples[samples.len() / 5..];
-    let points: Vec<_> = later
-        .iter()
-        .map(|s| (s.minutes / 60.0, s.mebibytes))
-        .collect();
-    slope(&points)
-}
-
-fn charts(rig: &mut Rig, samples: &[Sample]) {
-    let line = |of: fn(&Sample) -> f64| samples.iter().map(|s| (s.minutes, of(s))).collect();
-    let chart = |title: &str, y, series| Chart {
-        title: title.into(),
-        axes: Axes::Linear,
-        x: "minutes",
-        y,
-        series,
-    };
-    rig.charts.push((
-        "soak-memory",
-        chart(
-            "The trial: resident memory of the server",
-            "MiB",
-            vec![("memory".into(), line(|sample| sample.mebibytes))],
-        ),
-    ));
-    rig.charts.push((
-        "soak-propagation",
-        chart(
-            "The trial: write begun → a client that watches it has it",
-            "ms",
-            vec![
-                ("p50".into(), line(|sample| sample.p50)),
-                ("p99".into(), line(|sample| sample.p99)),
-            ],
-        ),
-    ));
-}
-
-#[allow(clippy::cast_precision_loss)]
-fn count(count: u64) -> f64 {
-    count as f64
-}
-
-fn mebibytes(bytes: u64) -> f64 {
-    count(bytes) / f64::from(1 << 20)
 }
