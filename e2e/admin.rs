@@ -16,7 +16,7 @@ use meshkeeper::{
     model::{Health, Instance, Origin, Service, Weight},
     readiness::Readiness,
     registry::{Rejected, View},
-    resource::{ClientKind, Resource, ResourceType, Version},
+    resource::{Edition, Resource, ResourceType, Version},
     telemetry,
     xds::status::{ClientStatus, State, TypeStatus},
 };
@@ -162,8 +162,8 @@ fn clients() -> Vec<ClientStatus> {
     }]
 }
 
-fn resources(client: ClientKind, kind: ResourceType) -> Vec<Arc<Resource>> {
-    if (client, kind) != (ClientKind::Envoy, ResourceType::Cluster) {
+fn resources(client: Edition, kind: ResourceType) -> Vec<Arc<Resource>> {
+    if (client, kind) != (Edition::Envoy, ResourceType::Cluster) {
         return Vec::new();
     }
     let cluster = |name: &str| {

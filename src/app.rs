@@ -23,7 +23,7 @@ use crate::{
     publish::{Publisher, Readers},
     readiness::Readiness,
     registry::{self, Index},
-    resource::{ClientKind, Resource, ResourceType, json::DESCRIPTOR_SET},
+    resource::{Edition, Resource, ResourceType, json::DESCRIPTOR_SET},
     shutdown::{self, Tasks},
     snapshot::Snapshots,
     telemetry,
@@ -153,6 +153,7 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
         clients: clients.clone(),
         metrics: xds_metrics,
         admission,
+        on_demand: config.mesh.on_demand,
         stop: stop.clone(),
     };
     let routes = add_introspection(routes, &context, &readers, loads);
@@ -302,17 +303,17 @@ fn sources(
         readiness,
         metrics,
         clients: Arc::new(move || clients.list()),
-        resources: Arc::new(move |client, kind| resources(&snapshots, client, kind)),
+        resources: Arc::new(move |edition, kind| resources(&snapshots, edition, kind)),
     }
 }
 
 fn resources(
     snapshots: &watch::Receiver<Arc<Snapshots>>,
-    client: ClientKind,
+    edition: Edition,
     kind: ResourceType,
 ) -> Vec<Arc<Resource>> {
     let snapshots = snapshots.borrow().clone();
-    snapshots.of(client).set(kind).iter().cloned().collect()
+    snapshots.of(edition).set(kind).iter().cloned().collect()
 }
 
 fn pending_name(registry: &str) -> String {

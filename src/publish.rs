@@ -146,7 +146,7 @@ impl Publisher {
 
     /// Returns how many resources changed.
     fn take(&mut self, update: Update) -> usize {
-        let snapshot = self.snapshots.of_mut(update.client);
+        let snapshot = self.snapshots.of_mut(update.edition);
         let removed = update
             .remove
             .into_iter()

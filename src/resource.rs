@@ -60,16 +60,6 @@ impl ResourceType {
         }
     }
 
-    /// Whether a wildcard of such a client leaves this type out: single virtual hosts are for those
-    /// who load them on demand, and a proxyless client has a listener and a route configuration for
-    /// each service and asks for those that it dials.
-    pub const fn is_by_name_only(self, client: ClientKind) -> bool {
-        matches!(
-            (client, self),
-            (_, Self::VirtualHost) | (ClientKind::Grpc, Self::Listener | Self::Route)
-        )
-    }
-
     /// The short name, as metrics and the admin API have it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -96,6 +86,75 @@ impl ClientKind {
         match self {
             Self::Envoy => "envoy",
             Self::Grpc => "grpc",
+        }
+    }
+}
+
+/// A set of renderings. Types that two profiles take alike are in one edition only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Edition {
+    Envoy,
+    Grpc,
+    /// What a sidecar starts with that loads services on demand: its listener and routes.
+    OnDemand,
+}
+
+impl Edition {
+    pub const ALL: [Self; 3] = [Self::Envoy, Self::Grpc, Self::OnDemand];
+
+    /// The short name, as the admin API has it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Envoy => "envoy",
+            Self::Grpc => "grpc",
+            Self::OnDemand => "onDemand",
+        }
+    }
+
+    /// Whether there is anything of this type in it.
+    pub const fn holds(self, kind: ResourceType) -> bool {
+        match self {
+            Self::Envoy => true,
+            Self::Grpc => !matches!(kind, ResourceType::VirtualHost),
+            Self::OnDemand => matches!(kind, ResourceType::Listener | ResourceType::Route),
+        }
+    }
+}
+
+/// What a client takes: of each type one edition, all of it or by name only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Profile {
+    pub kind: ClientKind,
+    /// A sidecar that learns of each service at its first request.
+    pub on_demand: bool,
+}
+
+impl Profile {
+    /// Of a client that takes everything from the start.
+    pub const fn whole(kind: ClientKind) -> Self {
+        let on_demand = false;
+        Self { kind, on_demand }
+    }
+
+    pub const fn edition(self, kind: ResourceType) -> Edition {
+        match (self.kind, kind) {
+            (ClientKind::Grpc, _) => Edition::Grpc,
+            (_, ResourceType::Listener | ResourceType::Route) if self.on_demand => {
+                Edition::OnDemand
+            }
+            (ClientKind::Envoy, _) => Edition::Envoy,
+        }
+    }
+
+    /// Whether a wildcard leaves this type out: virtual hosts, and with them clusters, are loaded on
+    /// demand; a proxyless client has a listener and a route configuration for each service and asks
+    /// for those that it dials.
+    pub const fn is_by_name_only(self, kind: ResourceType) -> bool {
+        match kind {
+            ResourceType::VirtualHost => true,
+            ResourceType::Cluster => self.on_demand,
+            ResourceType::Listener | ResourceType::Route => matches!(self.kind, ClientKind::Grpc),
+            ResourceType::Endpoint => false,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What clients of one kind are served: an immutable snapshot with a change log.
+//! What clients are served: an immutable snapshot of each edition, with a change log.
 //!
 //! It refuses to know what resources mean and who reads them. There is one writer; a reader clones
 //! the snapshot, which costs nothing (the maps share their nodes), and keeps a *cursor*: the place in
@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Instant};
 
 use imbl::OrdMap;
 
-use crate::resource::{ClientKind, Resource, ResourceType, Version};
+use crate::resource::{Edition, Profile, Resource, ResourceType, Version};
 
 /// A place in a set's change log; 0 is before everything.
 pub type Cursor = u64;
@@ -22,10 +22,10 @@ pub type Cursor = u64;
 /// A reader that was away for longer has to start over; it comes back with the versions it holds.
 const TOMBSTONES: usize = 4096;
 
-/// The snapshots of all kinds of clients, as they are published together.
+/// The snapshots of all editions, as they are published together.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshots {
-    kinds: [Snapshot; ClientKind::ALL.len()],
+    editions: [Snapshot; Edition::ALL.len()],
     /// Whether the registry was mirrored completely once; nothing is answered before.
     pub loaded: bool,
     /// When the oldest change that this publication is the first to show was seen in the registry.
@@ -33,16 +33,35 @@ pub struct Snapshots {
 }
 
 impl Snapshots {
-    pub fn of(&self, kind: ClientKind) -> &Snapshot {
-        &self.kinds[kind as usize]
+    pub fn of(&self, edition: Edition) -> &Snapshot {
+        &self.editions[edition as usize]
     }
 
-    pub fn of_mut(&mut self, kind: ClientKind) -> &mut Snapshot {
-        &mut self.kinds[kind as usize]
+    pub fn of_mut(&mut self, edition: Edition) -> &mut Snapshot {
+        &mut self.editions[edition as usize]
+    }
+
+    /// What such a client is served.
+    pub fn view(&self, profile: Profile) -> View<'_> {
+        let snapshots = self;
+        View { snapshots, profile }
     }
 }
 
-/// All resources for one kind of clients.
+/// The snapshots as one client sees them: of each type its edition.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    snapshots: &'a Snapshots,
+    profile: Profile,
+}
+
+impl<'a> View<'a> {
+    pub fn set(self, kind: ResourceType) -> &'a ResourceSet {
+        self.snapshots.of(self.profile.edition(kind)).set(kind)
+    }
+}
+
+/// All resources of one edition.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     sets: [ResourceSet; ResourceType::ALL.len()],

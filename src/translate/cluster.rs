@@ -33,7 +33,7 @@ use super::{
     maglev::TableSize,
     rendering::{Spec, ads, any},
 };
-use crate::resource::{ClientKind, ResourceType};
+use crate::resource::{Edition, ResourceType};
 
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
@@ -45,7 +45,7 @@ pub(super) struct EnvoyCluster<'a> {
 }
 
 impl Spec for EnvoyCluster<'_> {
-    const CLIENT: ClientKind = ClientKind::Envoy;
+    const EDITION: Edition = Edition::Envoy;
     const KIND: ResourceType = ResourceType::Cluster;
 
     fn name(&self) -> Arc<str> {
@@ -81,7 +81,7 @@ pub(super) struct GrpcCluster<'a> {
 }
 
 impl Spec for GrpcCluster<'_> {
-    const CLIENT: ClientKind = ClientKind::Grpc;
+    const EDITION: Edition = Edition::Grpc;
     const KIND: ResourceType = ResourceType::Cluster;
 
     fn name(&self) -> Arc<str> {

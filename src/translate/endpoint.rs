@@ -15,7 +15,7 @@ use prost::Message;
 use super::{rendering::Spec, wire};
 use crate::{
     model::{Health, Instance, Service},
-    resource::{ClientKind, ResourceType},
+    resource::{Edition, ResourceType},
 };
 
 /// Where Envoy looks for what its load balancers may use.
@@ -109,7 +109,7 @@ impl<'a> EnvoyEndpoint<'a> {
 }
 
 impl Spec for EnvoyAssignment<'_> {
-    const CLIENT: ClientKind = ClientKind::Envoy;
+    const EDITION: Edition = Edition::Envoy;
     const KIND: ResourceType = ResourceType::Endpoint;
 
     fn name(&self) -> Arc<str> {
@@ -158,7 +158,7 @@ impl<'a> GrpcAssignment<'a> {
 }
 
 impl Spec for GrpcAssignment<'_> {
-    const CLIENT: ClientKind = ClientKind::Grpc;
+    const EDITION: Edition = Edition::Grpc;
     const KIND: ResourceType = ResourceType::Endpoint;
 
     fn name(&self) -> Arc<str> {

@@ -100,7 +100,7 @@ fn render_case(case: &Case) -> Rendering {
     });
     let mut rendering = Rendering::new();
     for update in translation.apply(changes(&services)) {
-        let types = rendering.entry(update.client.as_str().into()).or_default();
+        let types = rendering.entry(update.edition.as_str().into()).or_default();
         for resource in update.put {
             let named = types.entry(resource.kind.as_str().into()).or_default();
             let shown = Shown {

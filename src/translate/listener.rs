@@ -1,7 +1,7 @@
 //! Listeners: the one that a sidecar opens for outbound HTTP, and the API listener of a gRPC target.
 //!
 //! It refuses to know services and routes; both kinds name a route configuration and leave the rest
-//! to it. Invariant: the router is the last (and here the only) HTTP filter, and routes come over
+//! to it. Invariant: the router is the last HTTP filter, and routes come over
 //! the stream that the listener came on. Source: `listener.proto`, `http_connection_manager.proto`,
 //! gRFC A27 and A39.
 
@@ -34,7 +34,7 @@ use super::{
     name::OUTBOUND,
     rendering::{Spec, ads, any},
 };
-use crate::resource::{ClientKind, ResourceType};
+use crate::resource::{Edition, ResourceType};
 
 /// The listener of a sidecar.
 #[derive(Debug, Hash)]
@@ -43,7 +43,7 @@ pub(super) struct OutboundListener {
 }
 
 impl Spec for OutboundListener {
-    const CLIENT: ClientKind = ClientKind::Envoy;
+    const EDITION: Edition = Edition::Envoy;
     const KIND: ResourceType = ResourceType::Listener;
 
     fn name(&self) -> Arc<str> {
@@ -51,21 +51,27 @@ impl Spec for OutboundListener {
     }
 
     fn body(&self) -> Vec<u8> {
-        let manager = Filter {
-            name: "envoy.filters.network.http_connection_manager".to_owned(),
-            config_type: Some(ConfigType::TypedConfig(any(&outbound_manager()))),
-        };
-        Listener {
-            name: OUTBOUND.to_owned(),
-            address: Some(socket_address(self.address)),
-            filter_chains: vec![FilterChain {
-                filters: vec![manager],
-                ..Default::default()
-            }],
-            traffic_direction: TrafficDirection::Outbound.into(),
+        outbound_listener(self.address, Vec::new()).encode_to_vec()
+    }
+}
+
+/// A sidecar's listener, with these HTTP filters before the router.
+pub(super) fn outbound_listener(address: SocketAddr, filters: Vec<HttpFilter>) -> Listener {
+    let mut manager = outbound_manager();
+    manager.http_filters.splice(0..0, filters);
+    let manager = Filter {
+        name: "envoy.filters.network.http_connection_manager".to_owned(),
+        config_type: Some(ConfigType::TypedConfig(any(&manager))),
+    };
+    Listener {
+        name: OUTBOUND.to_owned(),
+        address: Some(socket_address(address)),
+        filter_chains: vec![FilterChain {
+            filters: vec![manager],
             ..Default::default()
-        }
-        .encode_to_vec()
+        }],
+        traffic_direction: TrafficDirection::Outbound.into(),
+        ..Default::default()
     }
 }
 
@@ -76,7 +82,7 @@ pub(super) struct GrpcListener<'a> {
 }
 
 impl Spec for GrpcListener<'_> {
-    const CLIENT: ClientKind = ClientKind::Grpc;
+    const EDITION: Edition = Edition::Grpc;
     const KIND: ResourceType = ResourceType::Listener;
 
     fn name(&self) -> Arc<str> {

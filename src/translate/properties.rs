@@ -101,7 +101,7 @@ proptest! {
     fn a_sidecar_is_told_every_enabled_instance_as_it_is(services in any_services()) {
         let client = held_after(&services);
         for service in &services {
-            let assignment = client.assignment(ClientKind::Envoy, &service.name);
+            let assignment = client.assignment(Edition::Envoy, &service.name);
             prop_assert_eq!(&*assignment.cluster_name, &*service.name);
             let mut told = BTreeMap::new();
             let mut zones = Vec::new();
@@ -135,7 +135,7 @@ proptest! {
     fn a_grpc_client_is_told_usable_instances_in_weighted_localities(services in any_services()) {
         let client = held_after(&services);
         for service in &services {
-            let assignment = client.assignment(ClientKind::Grpc, &service.name);
+            let assignment = client.assignment(Edition::Grpc, &service.name);
             let mut told = BTreeMap::new();
             let mut localities = HashSet::new();
             for group in &assignment.endpoints {

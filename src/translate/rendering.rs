@@ -15,14 +15,14 @@ use envoy_types::pb::{
 };
 use prost::{Message, Name};
 
-use crate::resource::{ClientKind, Resource, ResourceType, Version};
+use crate::resource::{Edition, Resource, ResourceType, Version};
 
 /// Raise it whenever the same specification renders to other bytes; the golden files insist.
 pub(super) const RENDERING: u32 = 1;
 
 /// Everything that one resource is rendered from.
 pub(super) trait Spec: Hash {
-    const CLIENT: ClientKind;
+    const EDITION: Edition;
     const KIND: ResourceType;
 
     fn name(&self) -> Arc<str>;
@@ -33,7 +33,7 @@ pub(super) trait Spec: Hash {
 
 /// The resource, unless it is the one that `last` remembers.
 pub(super) fn render<S: Spec>(spec: &S, last: &mut Option<Version>) -> Option<Resource> {
-    let version = Version::of(&(RENDERING, S::CLIENT, S::KIND, spec));
+    let version = Version::of(&(RENDERING, S::EDITION, S::KIND, spec));
     if last.replace(version) == Some(version) {
         return None;
     }

@@ -31,7 +31,7 @@ use super::{
     name::{self, OUTBOUND, Suffix},
     rendering::{RENDERING, Spec, any, render},
 };
-use crate::resource::{ClientKind, Resource, ResourceType, Version, put_field};
+use crate::resource::{Edition, Resource, ResourceType, Version, put_field};
 
 /// `RouteConfiguration.virtual_hosts`
 const VIRTUAL_HOSTS_FIELD: u32 = 2;
@@ -139,13 +139,14 @@ impl VirtualHosts {
         let Some(entry) = self.hosts.get_mut(host) else {
             return;
         };
-        let domains = std::iter::once(host.to_owned()).chain(second).collect();
-        let spec = ServiceHost {
-            service: &entry.service,
-            domains,
-        };
-        let (fragment, resources) = spec.render();
-        put.extend(resources);
+        let service = &*entry.service;
+        let domains: Vec<_> = std::iter::once(host.to_owned()).chain(second).collect();
+        let alone = domains.iter().filter_map(|domain| {
+            let spec = DomainHost { service, domain };
+            render(&spec, &mut None)
+        });
+        put.extend(alone);
+        let fragment = ServiceHost { service, domains }.render();
         let before = entry.fragment.replace(fragment);
         self.gone
             .extend(before.into_iter().flat_map(|fragment| fragment.domains));
@@ -167,7 +168,7 @@ impl std::hash::Hash for OutboundRoutes<'_> {
 }
 
 impl Spec for OutboundRoutes<'_> {
-    const CLIENT: ClientKind = ClientKind::Envoy;
+    const EDITION: Edition = Edition::Envoy;
     const KIND: ResourceType = ResourceType::Route;
 
     fn name(&self) -> Arc<str> {
@@ -198,42 +199,56 @@ struct ServiceHost<'a> {
 }
 
 impl ServiceHost<'_> {
-    /// The virtual host within the route configuration, and for each of its domains alone.
-    fn render(self) -> (Fragment, Vec<Resource>) {
+    /// The virtual host within the route configuration.
+    fn render(self) -> Fragment {
         let version = Version::of(&(RENDERING, &self));
-        let domains = self.domains.clone();
-        let host = self.message().encode_to_vec();
+        let domains = self.domains;
+        let host = virtual_host(self.service, self.service, domains.clone()).encode_to_vec();
         let mut field = Vec::with_capacity(host.len() + 4);
         put_field(&mut field, VIRTUAL_HOSTS_FIELD, &host);
-        let alone = |domain: &String| {
-            let name = name::virtual_host(domain);
-            Resource::new(ResourceType::VirtualHost, name, version, &host)
-        };
-        let resources = domains.iter().map(alone).collect();
         let field = field.into();
-        (
-            Fragment {
-                version,
-                field,
-                domains,
-            },
-            resources,
-        )
+        Fragment {
+            version,
+            field,
+            domains,
+        }
+    }
+}
+
+/// One domain of a service, for those who load virtual hosts on demand. Envoy keeps and drops them by
+/// their own names, which therefore are those of the resources.
+#[derive(Debug, Hash)]
+struct DomainHost<'a> {
+    service: &'a str,
+    domain: &'a str,
+}
+
+impl Spec for DomainHost<'_> {
+    const EDITION: Edition = Edition::Envoy;
+    const KIND: ResourceType = ResourceType::VirtualHost;
+
+    fn name(&self) -> Arc<str> {
+        name::virtual_host(self.domain)
     }
 
-    fn message(self) -> VirtualHost {
-        let action = RouteAction {
-            // Time-outs are the callers'.
-            timeout: Some(Duration::default()),
-            ..to_cluster(self.service)
-        };
-        VirtualHost {
-            name: self.service.to_owned(),
-            domains: self.domains,
-            routes: vec![everything("/", action)],
-            retry_policy: Some(retry_where_nothing_was_processed()),
-            ..Default::default()
-        }
+    fn body(&self) -> Vec<u8> {
+        let domains = vec![self.domain.to_owned()];
+        virtual_host(&self.name(), self.service, domains).encode_to_vec()
+    }
+}
+
+fn virtual_host(name: &str, service: &str, domains: Vec<String>) -> VirtualHost {
+    let action = RouteAction {
+        // Time-outs are the callers'.
+        timeout: Some(Duration::default()),
+        ..to_cluster(service)
+    };
+    VirtualHost {
+        name: name.to_owned(),
+        domains,
+        routes: vec![everything("/", action)],
+        retry_policy: Some(retry_where_nothing_was_processed()),
+        ..Default::default()
     }
 }
 
@@ -244,7 +259,7 @@ pub(super) struct GrpcRoutes<'a> {
 }
 
 impl Spec for GrpcRoutes<'_> {
-    const CLIENT: ClientKind = ClientKind::Grpc;
+    const EDITION: Edition = Edition::Grpc;
     const KIND: ResourceType = ResourceType::Route;
 
     fn name(&self) -> Arc<str> {

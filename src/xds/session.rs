@@ -50,6 +50,8 @@ pub struct Context {
     pub clients: Clients,
     pub metrics: Metrics,
     pub admission: Admission,
+    /// Whether sidecars load services on demand unless they say otherwise.
+    pub on_demand: bool,
     /// Cancelled when the server drains.
     pub stop: CancellationToken,
 }
@@ -93,11 +95,12 @@ where
         requests: Streaming<V::Request>,
         seat: Seat,
     ) -> Self {
+        let machine = Stream::new(scope).on_demand(context.on_demand);
         Self {
             bell: context.fanout.bell(),
             context,
             requests,
-            machine: Arc::new(Mutex::new(Stream::new(scope))),
+            machine: Arc::new(Mutex::new(machine)),
             form,
             seat,
             membership: None,
@@ -218,7 +221,7 @@ where
         };
         debug!(
             node = client.node_id,
-            kind = client.kind.as_str(),
+            kind = client.profile.kind.as_str(),
             "stream opened"
         );
         let stream = self.machine.clone() as Arc<dyn Inspect>;
@@ -238,7 +241,8 @@ where
             } else {
                 Interest::Names(&subscription.names)
             };
-            self.bell.listen(client.kind, kind, &interest);
+            self.bell
+                .listen(client.profile.edition(kind), kind, &interest);
         }
     }
 
