@@ -7,6 +7,7 @@
 pub mod json;
 
 use std::{
+    collections::BTreeSet,
     fmt,
     hash::{Hash, Hasher},
     sync::Arc,
@@ -130,6 +131,10 @@ pub struct Profile {
 }
 
 impl Profile {
+    /// Where a node's metadata say what it wishes: `{"meshkeeper": {"onDemand": true}}`.
+    pub const METADATA: &'static str = "meshkeeper";
+    pub const ON_DEMAND: &'static str = "onDemand";
+
     /// Of a client that takes everything from the start.
     pub const fn whole(kind: ClientKind) -> Self {
         let on_demand = false;
@@ -218,27 +223,56 @@ impl Resource {
         version: Version,
         body: &[u8],
     ) -> Self {
-        let name = name.into();
-        let version_text = version.to_string();
         let url = kind.type_url();
         let any_len = field_len(url.len()) + field_len(body.len());
+        let mut any = BytesMut::with_capacity(field_len(any_len));
+        put_head(&mut any, RESOURCES_FIELD, any_len);
+        put_field(&mut any, 1, url.as_bytes());
+        put_field(&mut any, 2, body);
+        Self::with_any(kind, name.into(), version, &BTreeSet::new(), &any)
+    }
+
+    /// The same resource, told to a client that asked for it by these names.
+    #[must_use]
+    pub fn aliased(&self, aliases: &BTreeSet<Arc<str>>) -> Self {
+        let (name, any) = (self.name.clone(), self.sotw_field());
+        Self::with_any(self.kind, name, self.version, aliases, &any)
+    }
+
+    /// Tells a client that asked for it by these names that there is none. Only for types of which
+    /// the protocol has a resource without a body say so.
+    pub fn absent(kind: ResourceType, name: Arc<str>, aliases: &BTreeSet<Arc<str>>) -> Self {
+        Self::with_any(kind, name, Version::default(), aliases, &[])
+    }
+
+    /// `any` is a `resource` field, or nothing.
+    fn with_any(
+        kind: ResourceType,
+        name: Arc<str>,
+        version: Version,
+        aliases: &BTreeSet<Arc<str>>,
+        any: &[u8],
+    ) -> Self {
+        let version_text = version.to_string();
+        let aliases_len: usize = aliases.iter().map(|alias| field_len(alias.len())).sum();
         let resource_len =
-            field_len(version_text.len()) + field_len(name.len()) + field_len(any_len);
+            field_len(version_text.len()) + field_len(name.len()) + aliases_len + any.len();
 
         let mut delta = BytesMut::with_capacity(field_len(resource_len));
         put_head(&mut delta, RESOURCES_FIELD, resource_len);
         put_field(&mut delta, 1, version_text.as_bytes());
         put_field(&mut delta, 3, name.as_bytes());
-        let any = delta.len();
-        put_head(&mut delta, RESOURCES_FIELD, any_len);
-        put_field(&mut delta, 1, url.as_bytes());
-        put_field(&mut delta, 2, body);
+        for alias in aliases {
+            put_field(&mut delta, 4, alias.as_bytes());
+        }
+        let start_of_any = delta.len();
+        delta.extend_from_slice(any);
         Self {
             kind,
             name,
             version,
             delta: delta.freeze(),
-            any,
+            any: start_of_any,
         }
     }
 
@@ -257,10 +291,13 @@ impl Resource {
         self.delta.len()
     }
 
-    /// The encoded message alone: for operators and tests.
+    /// The encoded message alone, empty where there is none: for operators and tests.
     pub fn body(&self) -> Bytes {
         let head = self.kind.type_url().len();
         let mut any = self.sotw_field();
+        if any.is_empty() {
+            return any;
+        }
         skip_head(&mut any);
         let _type_url = any.split_to(field_len(head));
         skip_head(&mut any);
@@ -326,6 +363,33 @@ mod tests {
             response.resources[0].type_url,
             ResourceType::Cluster.type_url()
         );
+    }
+
+    #[test]
+    fn an_alias_changes_neither_name_nor_version_nor_body() {
+        let aliased = resource(&[7; 300]).aliased(&["Orders:80".into(), "orders.".into()].into());
+        let response = DeltaDiscoveryResponse::decode(aliased.delta_field()).unwrap();
+        let decoded = &response.resources[0];
+        assert_eq!(decoded.name, "orders");
+        assert_eq!(decoded.version, "0000000000000007");
+        assert_eq!(decoded.aliases, ["Orders:80", "orders."]);
+        assert_eq!(decoded.resource.as_ref().unwrap().value, [7; 300]);
+        assert_eq!(aliased.body(), &[7; 300][..]);
+    }
+
+    #[test]
+    fn an_absent_resource_has_a_name_and_aliases_and_no_body() {
+        let absent = Resource::absent(
+            ResourceType::VirtualHost,
+            "a/b".into(),
+            &["a/B".into()].into(),
+        );
+        let response = DeltaDiscoveryResponse::decode(absent.delta_field()).unwrap();
+        let decoded = &response.resources[0];
+        assert_eq!(decoded.name, "a/b");
+        assert_eq!(decoded.aliases, ["a/B"]);
+        assert_eq!(decoded.resource, None);
+        assert_eq!(absent.body(), Bytes::new());
     }
 
     #[test]

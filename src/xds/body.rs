@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::stream::Response;
-use crate::resource::{put_field, put_head};
+use crate::resource::{field_len, put_field, put_head};
 
 /// Buffers of at least this size are shared instead of copied.
 const SHARED: usize = 8 << 10;
@@ -69,18 +69,36 @@ fn small_fields(response: &Response, form: Form) -> BytesMut {
         Form::Sotw => 6,
         Form::Delta => 7,
     };
-    put_head(
-        &mut fields,
-        control_plane,
-        crate::resource::field_len(IDENTIFIER.len()),
-    );
+    put_head(&mut fields, control_plane, field_len(IDENTIFIER.len()));
     put_field(&mut fields, 1, IDENTIFIER.as_bytes());
     if form == Form::Delta {
         for name in &response.removed {
             put_field(&mut fields, 6, name.as_bytes());
         }
     }
+    let resource_errors = match form {
+        Form::Sotw => 7,
+        Form::Delta => 9,
+    };
+    for name in &response.missing {
+        put_not_found(&mut fields, resource_errors, name);
+    }
     fields
+}
+
+/// A `ResourceError`: a `ResourceName` and a `google.rpc.Status`.
+fn put_not_found(fields: &mut BytesMut, field: u32, name: &str) {
+    let resource_name = field_len(name.len());
+    // `Status.code` is a varint of its own field 1.
+    let status = [0x08, tonic::Code::NotFound as u8];
+    put_head(
+        fields,
+        field,
+        field_len(resource_name) + field_len(status.len()),
+    );
+    put_head(fields, 1, resource_name);
+    put_field(fields, 1, name.as_bytes());
+    put_field(fields, 2, &status);
 }
 
 #[derive(Default)]
@@ -142,6 +160,7 @@ mod tests {
             version: "v".into(),
             resources: sizes.iter().enumerate().map(resource).collect(),
             removed: vec!["gone".into()],
+            missing: vec!["never".into()],
         }
     }
 
@@ -161,6 +180,11 @@ mod tests {
         assert_eq!(decoded.nonce, "1f");
         assert_eq!(decoded.system_version_info, "v");
         assert_eq!(decoded.removed_resources, ["gone"]);
+        let [error] = &decoded.resource_errors[..] else {
+            panic!("one error")
+        };
+        assert_eq!(error.resource_name.as_ref().unwrap().name, "never");
+        assert_eq!(error.error_detail.as_ref().unwrap().code, 5);
         assert_eq!(decoded.control_plane.unwrap().identifier, IDENTIFIER);
         let found: Vec<_> = decoded
             .resources
@@ -178,6 +202,8 @@ mod tests {
         assert_eq!(decoded.type_url, ResourceType::Endpoint.type_url());
         assert_eq!(decoded.control_plane.unwrap().identifier, IDENTIFIER);
         assert_eq!(decoded.resources[1].value.len(), 100_000);
+        let error = &decoded.resource_errors[0];
+        assert_eq!(error.resource_name.as_ref().unwrap().name, "never");
     }
 
     #[test]

@@ -88,6 +88,8 @@ impl Subscription {
 pub struct Payload {
     pub resources: Vec<Arc<Resource>>,
     pub removed: Vec<Arc<str>>,
+    /// Names that were asked for and that do not exist.
+    pub missing: Vec<Arc<str>>,
     /// Names whose resources are new to the client, where `resources` holds others as well.
     pub renewed: Option<Vec<Arc<str>>>,
     /// The state-of-the-world `version_info`, or the delta's `system_version_info`.
@@ -122,6 +124,11 @@ impl Payload {
     pub fn remove(&mut self, name: &Arc<str>) {
         self.bytes += name.len() + 8;
         self.removed.push(name.clone());
+    }
+
+    pub fn miss(&mut self, name: Arc<str>) {
+        self.bytes += name.len() + 16;
+        self.missing.push(name);
     }
 
     /// Whether another removed name would still fit.
