@@ -1,4 +1,5 @@
-//! A rendered xDS resource: its name, its version and its bytes, encoded once for all streams.
+//! A rendered xDS resource: its name, its version and its bytes, encoded once for all streams, when the
+//! first of them asks.
 //!
 //! It refuses to know what is inside. Invariant: the version is a hash of the canonical content that
 //! the bytes were rendered from, never of encoded bytes (a protobuf map has no order), so equal
@@ -9,10 +10,10 @@ pub mod json;
 use std::{
     fmt,
     hash::{Hash, Hasher},
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -174,7 +175,7 @@ impl Version {
 
     /// `None` for what no version of ours looks like.
     pub fn parse(text: &str) -> Option<Self> {
-        let digits = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let digits = text.len() == VERSION_LEN && text.bytes().all(|b| b.is_ascii_hexdigit());
         digits
             .then(|| u64::from_str_radix(text, 16).ok().map(Self))
             .flatten()
@@ -194,21 +195,32 @@ impl fmt::Debug for Version {
 }
 
 /// One named resource, ready for the wire.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Resource {
     pub kind: ResourceType,
     pub name: Arc<str>,
     pub version: Version,
     /// A `resources` field of a `DeltaDiscoveryResponse`: key, length and a `Resource` whose last
-    /// field is the `Any`.
-    delta: Bytes,
-    /// Where in `delta` the key of the `Any` begins.
-    any: usize,
+    /// field is the `Any`. Many are never asked for: until then there is what encodes it.
+    delta: LazyLock<Bytes, Box<dyn FnOnce() -> Bytes + Send>>,
 }
+
+/// Encodes both, so that also their bytes are compared.
+impl PartialEq for Resource {
+    fn eq(&self, other: &Self) -> bool {
+        let key = |r: &Self| (r.kind, r.version);
+        key(self) == key(other) && self.name == other.name && *self.delta == *other.delta
+    }
+}
+
+impl Eq for Resource {}
 
 /// `resources` in both discovery responses and `resource` in the delta's `Resource` share the field
 /// number 2 (`discovery.proto`), so the tail of the delta form is the state-of-the-world form.
 const RESOURCES_FIELD: u32 = 2;
+
+/// Hexadecimal digits of a [`Version`].
+const VERSION_LEN: usize = 16;
 
 impl Resource {
     /// `body` is the encoded message of the type `kind`.
@@ -218,27 +230,32 @@ impl Resource {
         version: Version,
         body: &[u8],
     ) -> Self {
-        let name = name.into();
-        let version_text = version.to_string();
-        let url = kind.type_url();
-        let any_len = field_len(url.len()) + field_len(body.len());
-        let resource_len =
-            field_len(version_text.len()) + field_len(name.len()) + field_len(any_len);
+        let resource = Self::deferred(kind, name, version, {
+            let body = body.to_vec();
+            move || body
+        });
+        LazyLock::force(&resource.delta);
+        resource
+    }
 
-        let mut delta = BytesMut::with_capacity(field_len(resource_len));
-        put_head(&mut delta, RESOURCES_FIELD, resource_len);
-        put_field(&mut delta, 1, version_text.as_bytes());
-        put_field(&mut delta, 3, name.as_bytes());
-        let any = delta.len();
-        put_head(&mut delta, RESOURCES_FIELD, any_len);
-        put_field(&mut delta, 1, url.as_bytes());
-        put_field(&mut delta, 2, body);
+    /// `body` encodes the message of the type `kind`. It is called at most once, when the first reader
+    /// asks for bytes, and dropped with all that it holds.
+    pub fn deferred(
+        kind: ResourceType,
+        name: impl Into<Arc<str>>,
+        version: Version,
+        body: impl FnOnce() -> Vec<u8> + Send + 'static,
+    ) -> Self {
+        let name: Arc<str> = name.into();
+        let encode = {
+            let name = name.clone();
+            move || delta_field(kind, &name, version, &body())
+        };
         Self {
             kind,
             name,
             version,
-            delta: delta.freeze(),
-            any,
+            delta: LazyLock::new(Box::new(encode)),
         }
     }
 
@@ -247,9 +264,13 @@ impl Resource {
         self.delta.clone()
     }
 
-    /// The `resources` field of a `DiscoveryResponse`, key and length with it.
+    /// The `resources` field of a `DiscoveryResponse`, key and length with it: all that is behind
+    /// version and name.
     pub fn sotw_field(&self) -> Bytes {
-        self.delta.slice(self.any..)
+        let mut any = self.delta.clone();
+        skip_head(&mut any);
+        any.advance(field_len(VERSION_LEN) + field_len(self.name.len()));
+        any
     }
 
     /// The most bytes that it takes in a response.
@@ -262,10 +283,25 @@ impl Resource {
         let head = self.kind.type_url().len();
         let mut any = self.sotw_field();
         skip_head(&mut any);
-        let _type_url = any.split_to(field_len(head));
+        any.advance(field_len(head));
         skip_head(&mut any);
         any
     }
+}
+
+fn delta_field(kind: ResourceType, name: &str, version: Version, body: &[u8]) -> Bytes {
+    let url = kind.type_url();
+    let any_len = field_len(url.len()) + field_len(body.len());
+    let resource_len = field_len(VERSION_LEN) + field_len(name.len()) + field_len(any_len);
+
+    let mut delta = BytesMut::with_capacity(field_len(resource_len));
+    put_head(&mut delta, RESOURCES_FIELD, resource_len);
+    put_field(&mut delta, 1, version.to_string().as_bytes());
+    put_field(&mut delta, 3, name.as_bytes());
+    put_head(&mut delta, RESOURCES_FIELD, any_len);
+    put_field(&mut delta, 1, url.as_bytes());
+    put_field(&mut delta, 2, body);
+    delta.freeze()
 }
 
 /// The length of a length-delimited field with a one-byte key.
@@ -286,11 +322,13 @@ pub(crate) fn put_field(buffer: &mut impl BufMut, field: u32, bytes: &[u8]) {
 /// Drops a one-byte key and the length behind it.
 fn skip_head(bytes: &mut Bytes) {
     let length = bytes.iter().skip(1).take_while(|b| **b & 0x80 != 0).count() + 1;
-    drop(bytes.split_to(1 + length));
+    bytes.advance(1 + length);
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use envoy_types::pb::envoy::service::discovery::v3::{
         DeltaDiscoveryResponse, DiscoveryResponse,
     };
@@ -316,6 +354,52 @@ mod tests {
             assert_eq!(any.type_url, ResourceType::Cluster.type_url());
             assert_eq!(any.value, body);
         }
+    }
+
+    #[test]
+    fn bytes_are_the_same_whenever_they_are_encoded() {
+        for len in [0, 1, 127, 128, 20_000] {
+            let body = vec![3; len];
+            let eager = resource(&body);
+            let deferred = {
+                let body = body.clone();
+                Resource::deferred(eager.kind, "orders", Version(7), move || body)
+            };
+            assert_eq!(deferred.delta_field(), eager.delta_field());
+            assert_eq!(deferred.sotw_field(), eager.sotw_field());
+            assert_eq!(deferred.body(), body);
+            assert_eq!(deferred.wire_len(), eager.wire_len());
+        }
+    }
+
+    #[test]
+    fn what_nobody_asks_for_is_not_encoded_and_what_somebody_asks_for_is_once() {
+        let held = Arc::new(AtomicUsize::new(0));
+        let deferred = || {
+            let held = held.clone();
+            Resource::deferred(ResourceType::Cluster, "orders", Version(7), move || {
+                held.fetch_add(1, Ordering::Relaxed);
+                b"body".to_vec()
+            })
+        };
+        drop(deferred());
+        assert_eq!(held.load(Ordering::Relaxed), 0);
+        let asked = Arc::new(deferred());
+        let readers: Vec<_> = (0..4)
+            .map(|_| {
+                let asked = asked.clone();
+                std::thread::spawn(move || asked.delta_field())
+            })
+            .collect();
+        for reader in readers {
+            // The same buffer, not a copy.
+            assert_eq!(
+                reader.join().unwrap().as_ptr(),
+                asked.delta_field().as_ptr()
+            );
+        }
+        assert_eq!(held.load(Ordering::Relaxed), 1);
+        assert_eq!(Arc::strong_count(&held), 1, "what encoded it is gone");
     }
 
     #[test]
