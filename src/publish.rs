@@ -116,7 +116,6 @@ impl Publisher {
         let services = changes
             .iter()
             .map(|name| (&**name, view.services.get(name)));
-        let services = services.map(|(name, service)| (name, service.map(|service| &**service)));
         let updates = self.translation.apply(services);
         let written = updates
             .into_iter()

@@ -1,4 +1,5 @@
-//! A rendered xDS resource: its name, its version and its bytes, encoded once for all streams.
+//! A rendered xDS resource: its name, its version and its bytes, encoded once for all streams, when the
+//! first of them asks.
 //!
 //! It refuses to know what is inside. Invariant: the version is a hash of the canonical content that
 //! the bytes were rendered from, never of encoded bytes (a protobuf map has no order), so equal
@@ -10,11 +11,11 @@ use std::{
     collections::BTreeSet,
     fmt,
     hash::{Hash, Hasher},
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
-use bytes::{BufMut, Bytes, BytesMut};
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use prost::encoding::{WireType, decode_varint, encode_key, encode_varint, encoded_len_varint};
 use xxhash_rust::xxh3::Xxh3;
 
 /// The kinds of resources, in the order in which they are pushed (make before break).
@@ -179,7 +180,7 @@ impl Version {
 
     /// `None` for what no version of ours looks like.
     pub fn parse(text: &str) -> Option<Self> {
-        let digits = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let digits = text.len() == VERSION_LEN && text.bytes().all(|b| b.is_ascii_hexdigit());
         digits
             .then(|| u64::from_str_radix(text, 16).ok().map(Self))
             .flatten()
@@ -199,21 +200,34 @@ impl fmt::Debug for Version {
 }
 
 /// One named resource, ready for the wire.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Resource {
     pub kind: ResourceType,
     pub name: Arc<str>,
     pub version: Version,
-    /// A `resources` field of a `DeltaDiscoveryResponse`: key, length and a `Resource` whose last
-    /// field is the `Any`.
-    delta: Bytes,
-    /// Where in `delta` the key of the `Any` begins.
-    any: usize,
+    /// A `resources` field of a `DeltaDiscoveryResponse`, key and length with it. Many are never asked
+    /// for: until then there is what encodes it.
+    delta: LazyLock<Bytes, Encode>,
 }
 
+type Encode = Box<dyn FnOnce() -> Bytes + Send>;
+
+/// Encodes both, so that also their bytes are compared.
+impl PartialEq for Resource {
+    fn eq(&self, other: &Self) -> bool {
+        let key = |r: &Self| (r.kind, r.version);
+        key(self) == key(other) && self.name == other.name && *self.delta == *other.delta
+    }
+}
+
+impl Eq for Resource {}
+
 /// `resources` in both discovery responses and `resource` in the delta's `Resource` share the field
-/// number 2 (`discovery.proto`), so the tail of the delta form is the state-of-the-world form.
+/// number 2 (`discovery.proto`), so the state-of-the-world form is a part of the delta form.
 const RESOURCES_FIELD: u32 = 2;
+
+/// Hexadecimal digits of a [`Version`].
+const VERSION_LEN: usize = 16;
 
 impl Resource {
     /// `body` is the encoded message of the type `kind`.
@@ -223,56 +237,55 @@ impl Resource {
         version: Version,
         body: &[u8],
     ) -> Self {
-        let url = kind.type_url();
-        let any_len = field_len(url.len()) + field_len(body.len());
-        let mut any = BytesMut::with_capacity(field_len(any_len));
-        put_head(&mut any, RESOURCES_FIELD, any_len);
-        put_field(&mut any, 1, url.as_bytes());
-        put_field(&mut any, 2, body);
-        Self::with_any(kind, name.into(), version, &BTreeSet::new(), &any)
+        let name = name.into();
+        let delta = delta_field(&name, version, &any_field(kind, body), &BTreeSet::new());
+        Self::encoded(kind, name, version, delta)
+    }
+
+    /// `body` encodes the message of the type `kind`. It is called at most once, when the first reader
+    /// asks for bytes, and dropped with all that it holds.
+    pub fn deferred(
+        kind: ResourceType,
+        name: impl Into<Arc<str>>,
+        version: Version,
+        body: impl FnOnce() -> Vec<u8> + Send + 'static,
+    ) -> Self {
+        let name: Arc<str> = name.into();
+        let encode = {
+            let name = name.clone();
+            move || delta_field(&name, version, &any_field(kind, &body()), &BTreeSet::new())
+        };
+        Self {
+            kind,
+            name,
+            version,
+            delta: LazyLock::new(Box::new(encode)),
+        }
     }
 
     /// The same resource, told to a client that asked for it by these names.
     #[must_use]
     pub fn aliased(&self, aliases: &BTreeSet<Arc<str>>) -> Self {
-        let (name, any) = (self.name.clone(), self.sotw_field());
-        Self::with_any(self.kind, name, self.version, aliases, &any)
+        let delta = delta_field(&self.name, self.version, &self.sotw_field(), aliases);
+        Self::encoded(self.kind, self.name.clone(), self.version, delta)
     }
 
     /// Tells a client that asked for it by these names that there is none. Only for types of which
     /// the protocol has a resource without a body say so.
     pub fn absent(kind: ResourceType, name: Arc<str>, aliases: &BTreeSet<Arc<str>>) -> Self {
-        Self::with_any(kind, name, Version::default(), aliases, &[])
+        let version = Version::default();
+        let delta = delta_field(&name, version, &[], aliases);
+        Self::encoded(kind, name, version, delta)
     }
 
-    /// `any` is a `resource` field, or nothing.
-    fn with_any(
-        kind: ResourceType,
-        name: Arc<str>,
-        version: Version,
-        aliases: &BTreeSet<Arc<str>>,
-        any: &[u8],
-    ) -> Self {
-        let version_text = version.to_string();
-        let aliases_len: usize = aliases.iter().map(|alias| field_len(alias.len())).sum();
-        let resource_len =
-            field_len(version_text.len()) + field_len(name.len()) + aliases_len + any.len();
-
-        let mut delta = BytesMut::with_capacity(field_len(resource_len));
-        put_head(&mut delta, RESOURCES_FIELD, resource_len);
-        put_field(&mut delta, 1, version_text.as_bytes());
-        put_field(&mut delta, 3, name.as_bytes());
-        for alias in aliases {
-            put_field(&mut delta, 4, alias.as_bytes());
-        }
-        let start_of_any = delta.len();
-        delta.extend_from_slice(any);
+    fn encoded(kind: ResourceType, name: Arc<str>, version: Version, delta: Bytes) -> Self {
+        let delta = LazyLock::new(Box::new(move || delta) as Encode);
+        LazyLock::force(&delta);
         Self {
             kind,
             name,
             version,
-            delta: delta.freeze(),
-            any: start_of_any,
+            delta,
         }
     }
 
@@ -281,9 +294,17 @@ impl Resource {
         self.delta.clone()
     }
 
-    /// The `resources` field of a `DiscoveryResponse`, key and length with it.
+    /// The `resources` field of a `DiscoveryResponse`, key and length with it: what stands behind
+    /// version and name. Empty where there is no body.
     pub fn sotw_field(&self) -> Bytes {
-        self.delta.slice(self.any..)
+        let mut any = self.delta.clone();
+        skip_head(&mut any);
+        any.advance(field_len(VERSION_LEN) + field_len(self.name.len()));
+        let mut behind = any.clone();
+        match skip_head(&mut behind) {
+            Some((RESOURCES_FIELD, length)) => any.split_to(any.len() - behind.len() + length),
+            _ => Bytes::new(),
+        }
     }
 
     /// The most bytes that it takes in a response.
@@ -299,10 +320,35 @@ impl Resource {
             return any;
         }
         skip_head(&mut any);
-        let _type_url = any.split_to(field_len(head));
+        any.advance(field_len(head));
         skip_head(&mut any);
         any
     }
+}
+
+/// A `Resource` as a `resources` field; `any` is a `resource` field or nothing.
+fn delta_field(name: &str, version: Version, any: &[u8], aliases: &BTreeSet<Arc<str>>) -> Bytes {
+    let aliases_len: usize = aliases.iter().map(|alias| field_len(alias.len())).sum();
+    let len = field_len(VERSION_LEN) + field_len(name.len()) + any.len() + aliases_len;
+    let mut delta = BytesMut::with_capacity(field_len(len));
+    put_head(&mut delta, RESOURCES_FIELD, len);
+    put_field(&mut delta, 1, version.to_string().as_bytes());
+    put_field(&mut delta, 3, name.as_bytes());
+    delta.put_slice(any);
+    for alias in aliases {
+        put_field(&mut delta, 4, alias.as_bytes());
+    }
+    delta.freeze()
+}
+
+fn any_field(kind: ResourceType, body: &[u8]) -> Bytes {
+    let url = kind.type_url();
+    let len = field_len(url.len()) + field_len(body.len());
+    let mut any = BytesMut::with_capacity(field_len(len));
+    put_head(&mut any, RESOURCES_FIELD, len);
+    put_field(&mut any, 1, url.as_bytes());
+    put_field(&mut any, 2, body);
+    any.freeze()
 }
 
 /// The length of a length-delimited field with a one-byte key.
@@ -320,14 +366,17 @@ pub(crate) fn put_field(buffer: &mut impl BufMut, field: u32, bytes: &[u8]) {
     buffer.put_slice(bytes);
 }
 
-/// Drops a one-byte key and the length behind it.
-fn skip_head(bytes: &mut Bytes) {
-    let length = bytes.iter().skip(1).take_while(|b| **b & 0x80 != 0).count() + 1;
-    drop(bytes.split_to(1 + length));
+/// Drops a one-byte key and the length behind it; returns the field and the length.
+fn skip_head(bytes: &mut Bytes) -> Option<(u32, usize)> {
+    let key = bytes.try_get_u8().ok()?;
+    let length = decode_varint(bytes).ok()?;
+    Some((u32::from(key >> 3), usize::try_from(length).ok()?))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use envoy_types::pb::envoy::service::discovery::v3::{
         DeltaDiscoveryResponse, DiscoveryResponse,
     };
@@ -353,6 +402,52 @@ mod tests {
             assert_eq!(any.type_url, ResourceType::Cluster.type_url());
             assert_eq!(any.value, body);
         }
+    }
+
+    #[test]
+    fn bytes_are_the_same_whenever_they_are_encoded() {
+        for len in [0, 1, 127, 128, 20_000] {
+            let body = vec![3; len];
+            let eager = resource(&body);
+            let deferred = {
+                let body = body.clone();
+                Resource::deferred(eager.kind, "orders", Version(7), move || body)
+            };
+            assert_eq!(deferred.delta_field(), eager.delta_field());
+            assert_eq!(deferred.sotw_field(), eager.sotw_field());
+            assert_eq!(deferred.body(), body);
+            assert_eq!(deferred.wire_len(), eager.wire_len());
+        }
+    }
+
+    #[test]
+    fn what_nobody_asks_for_is_not_encoded_and_what_somebody_asks_for_is_once() {
+        let held = Arc::new(AtomicUsize::new(0));
+        let deferred = || {
+            let held = held.clone();
+            Resource::deferred(ResourceType::Cluster, "orders", Version(7), move || {
+                held.fetch_add(1, Ordering::Relaxed);
+                b"body".to_vec()
+            })
+        };
+        drop(deferred());
+        assert_eq!(held.load(Ordering::Relaxed), 0);
+        let asked = Arc::new(deferred());
+        let readers: Vec<_> = (0..4)
+            .map(|_| {
+                let asked = asked.clone();
+                std::thread::spawn(move || asked.delta_field())
+            })
+            .collect();
+        for reader in readers {
+            // The same buffer, not a copy.
+            assert_eq!(
+                reader.join().unwrap().as_ptr(),
+                asked.delta_field().as_ptr()
+            );
+        }
+        assert_eq!(held.load(Ordering::Relaxed), 1);
+        assert_eq!(Arc::strong_count(&held), 1, "what encoded it is gone");
     }
 
     #[test]

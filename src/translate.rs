@@ -38,7 +38,7 @@ use self::{
     maglev::TableSize,
     name::Suffix,
     on_demand::{OnDemandListener, OnDemandRoutes},
-    rendering::render,
+    rendering::{Spec, render, render_later},
     route::{GrpcRoutes, VirtualHosts},
 };
 use crate::{
@@ -56,7 +56,7 @@ pub struct Config {
 }
 
 /// What a change of services means for one edition.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Update {
     pub edition: Edition,
     /// Appeared or changed.
@@ -118,7 +118,7 @@ impl Translation {
     /// sidecar's listener and route configuration. There is one update for each edition.
     pub fn apply<'a>(
         &mut self,
-        changes: impl IntoIterator<Item = (&'a str, Option<&'a Service>)>,
+        changes: impl IntoIterator<Item = (&'a str, Option<&'a Arc<Service>>)>,
     ) -> Vec<Update> {
         let mut envoy = Update::new(Edition::Envoy);
         let mut grpc = Update::new(Edition::Grpc);
@@ -134,7 +134,7 @@ impl Translation {
             self.put(service, &mut envoy, &mut grpc);
         }
         let address = self.config.outbound_listen;
-        let listener = render(&OutboundListener { address }, &mut self.listener);
+        let listener = render(OutboundListener { address }, &mut self.listener);
         envoy.put.extend(listener);
         self.hosts.render(&mut envoy);
         vec![envoy, grpc, self.on_demand()]
@@ -145,8 +145,8 @@ impl Translation {
         let address = self.config.outbound_listen;
         let last = &mut self.on_demand;
         let listener = OnDemandListener { address };
-        update.put.extend(render(&listener, &mut last.listener));
-        update.put.extend(render(&OnDemandRoutes, &mut last.routes));
+        update.put.extend(render(listener, &mut last.listener));
+        update.put.extend(render(OnDemandRoutes, &mut last.routes));
         update
     }
 
@@ -168,7 +168,7 @@ impl Translation {
         }
     }
 
-    fn put(&mut self, service: &Service, envoy: &mut Update, grpc: &mut Update) {
+    fn put(&mut self, service: &Arc<Service>, envoy: &mut Update, grpc: &mut Update) {
         if !self.services.contains_key(&service.name) {
             self.hosts.insert(&service.name);
         }
@@ -179,22 +179,27 @@ impl Translation {
 }
 
 impl Rendered {
-    fn put_envoy(&mut self, service: &Service, put: &mut Vec<Resource>) {
-        let name = &service.name;
+    fn put_envoy(&mut self, service: &Arc<Service>, put: &mut Vec<Resource>) {
+        let name = service.name.clone();
         let assignment = EnvoyAssignment::new(service);
         self.table = self.table.grown_for(assignment.weights());
         let table = self.table;
         let last = &mut self.envoy;
-        put.extend(render(&EnvoyCluster { name, table }, &mut last.cluster));
-        put.extend(render(&assignment, &mut last.endpoints));
+        put.extend(render(EnvoyCluster { name, table }, &mut last.cluster));
+        let shared = service.clone();
+        let encode = move || EnvoyAssignment::new(&shared).body();
+        put.extend(render_later(&assignment, &mut last.endpoints, encode));
     }
 
-    fn put_grpc(&mut self, service: &Service, put: &mut Vec<Resource>) {
-        let name = &service.name;
+    fn put_grpc(&mut self, service: &Arc<Service>, put: &mut Vec<Resource>) {
+        let name = || service.name.clone();
         let last = &mut self.grpc;
-        put.extend(render(&GrpcCluster { name }, &mut last.cluster));
-        put.extend(render(&GrpcAssignment::new(service), &mut last.endpoints));
-        put.extend(render(&GrpcListener { name }, &mut last.listener));
-        put.extend(render(&GrpcRoutes { name }, &mut last.routes));
+        put.extend(render(GrpcCluster { name: name() }, &mut last.cluster));
+        let assignment = GrpcAssignment::new(service);
+        let shared = service.clone();
+        let encode = move || GrpcAssignment::new(&shared).body();
+        put.extend(render_later(&assignment, &mut last.endpoints, encode));
+        put.extend(render(GrpcListener { name: name() }, &mut last.listener));
+        put.extend(render(GrpcRoutes { name: name() }, &mut last.routes));
     }
 }

@@ -39,12 +39,12 @@ const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptio
 
 /// What a sidecar is told.
 #[derive(Debug, Hash)]
-pub(super) struct EnvoyCluster<'a> {
-    pub name: &'a Arc<str>,
+pub(super) struct EnvoyCluster {
+    pub name: Arc<str>,
     pub table: TableSize,
 }
 
-impl Spec for EnvoyCluster<'_> {
+impl Spec for EnvoyCluster {
     const EDITION: Edition = Edition::Envoy;
     const KIND: ResourceType = ResourceType::Cluster;
 
@@ -68,7 +68,7 @@ impl Spec for EnvoyCluster<'_> {
                 any(&same_protocol_as_downstream()),
             )]
             .into(),
-            ..eds_cluster(self.name)
+            ..eds_cluster(&self.name)
         }
         .encode_to_vec()
     }
@@ -76,11 +76,11 @@ impl Spec for EnvoyCluster<'_> {
 
 /// What a gRPC client is told.
 #[derive(Debug, Hash)]
-pub(super) struct GrpcCluster<'a> {
-    pub name: &'a Arc<str>,
+pub(super) struct GrpcCluster {
+    pub name: Arc<str>,
 }
 
-impl Spec for GrpcCluster<'_> {
+impl Spec for GrpcCluster {
     const EDITION: Edition = Edition::Grpc;
     const KIND: ResourceType = ResourceType::Cluster;
 
@@ -93,7 +93,7 @@ impl Spec for GrpcCluster<'_> {
             // Clients check the old field even where the list below it decides.
             lb_policy: cluster::LbPolicy::RoundRobin.into(),
             load_balancing_policy: Some(policies([maglev(None), weighted_localities()])),
-            ..eds_cluster(self.name)
+            ..eds_cluster(&self.name)
         }
         .encode_to_vec()
     }

@@ -89,7 +89,7 @@ struct Shown {
 }
 
 fn render_case(case: &Case) -> Rendering {
-    let services: Vec<Service> = case
+    let services: Vec<_> = case
         .services
         .iter()
         .map(|(name, instances)| service(name, instances.iter().map(CaseInstance::instance)))

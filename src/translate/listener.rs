@@ -77,11 +77,11 @@ pub(super) fn outbound_listener(address: SocketAddr, filters: Vec<HttpFilter>) -
 
 /// What stands for a gRPC target, `xds:///NAME`.
 #[derive(Debug, Hash)]
-pub(super) struct GrpcListener<'a> {
-    pub name: &'a Arc<str>,
+pub(super) struct GrpcListener {
+    pub name: Arc<str>,
 }
 
-impl Spec for GrpcListener<'_> {
+impl Spec for GrpcListener {
     const EDITION: Edition = Edition::Grpc;
     const KIND: ResourceType = ResourceType::Listener;
 
@@ -93,7 +93,7 @@ impl Spec for GrpcListener<'_> {
         Listener {
             name: self.name.to_string(),
             api_listener: Some(ApiListener {
-                api_listener: Some(any(&manager(self.name))),
+                api_listener: Some(any(&manager(&self.name))),
             }),
             ..Default::default()
         }

@@ -39,7 +39,7 @@ fn any_instance() -> impl Strategy<Value = Instance> {
 }
 
 /// A service of one of a few names that get in each other's way.
-fn any_service() -> impl Strategy<Value = Service> {
+fn any_service() -> impl Strategy<Value = Arc<Service>> {
     let name =
         prop::sample::select(&["a", "a.mesh", "A.mesh.mesh", "mesh", "B", "b.MESH", "c"][..]);
     (name, prop::collection::vec(any_instance(), 0..8)).prop_map(|(name, mut instances)| {
@@ -49,7 +49,7 @@ fn any_service() -> impl Strategy<Value = Service> {
     })
 }
 
-fn any_services() -> impl Strategy<Value = Vec<Service>> {
+fn any_services() -> impl Strategy<Value = Vec<Arc<Service>>> {
     prop::collection::vec(any_service(), 0..6).prop_map(|mut services| {
         let mut seen = BTreeSet::new();
         services.retain(|s| seen.insert(s.name.clone()));
@@ -57,7 +57,7 @@ fn any_services() -> impl Strategy<Value = Vec<Service>> {
     })
 }
 
-fn held_after(services: &[Service]) -> Client {
+fn held_after(services: &[Arc<Service>]) -> Client {
     let mut client = Client::default();
     client.take(Translation::new(config()).apply(changes(services)));
     client
@@ -183,9 +183,12 @@ proptest! {
             (Just(services), shuffled)
         }),
     ) {
-        let reversed: Vec<Service> = shuffled
+        let reversed: Vec<_> = shuffled
             .iter()
-            .map(|s| Service { instances: s.instances.iter().rev().cloned().collect(), ..s.clone() })
+            .map(|s| {
+                let instances = s.instances.iter().rev().cloned().collect();
+                Arc::new(Service { instances, ..(**s).clone() })
+            })
             .collect();
         let held = held_after(&services);
         prop_assert_eq!(&held_after(&shuffled), &held);
@@ -200,7 +203,7 @@ proptest! {
         let mut translation = Translation::new(config());
         let mut client = Client::default();
         client.take(translation.apply([]));
-        let mut present: BTreeMap<Arc<str>, Service> = BTreeMap::new();
+        let mut present: BTreeMap<Arc<str>, Arc<Service>> = BTreeMap::new();
         for (service, stays) in history {
             client.take(translation.apply([(&*service.name, stays.then_some(&service))]));
             if stays {

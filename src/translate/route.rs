@@ -12,7 +12,6 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
 use envoy_types::pb::{
     envoy::{
         config::route::v3::{
@@ -59,7 +58,7 @@ struct Host {
 #[derive(Debug)]
 struct Fragment {
     version: Version,
-    field: Bytes,
+    field: Arc<[u8]>,
     domains: Vec<String>,
 }
 
@@ -126,11 +125,9 @@ impl VirtualHosts {
             .hosts
             .values()
             .filter_map(|host| host.fragment.as_ref());
-        let (versions, fields) = fragments.map(|f| (f.version, &f.field)).unzip();
-        update.put.extend(render(
-            &OutboundRoutes { versions, fields },
-            &mut self.version,
-        ));
+        let (versions, fields) = fragments.map(|f| (f.version, f.field.clone())).unzip();
+        let routes = OutboundRoutes { versions, fields };
+        update.put.extend(render(routes, &mut self.version));
     }
 
     fn refresh(&mut self, host: &str, put: &mut Vec<Resource>) {
@@ -139,11 +136,11 @@ impl VirtualHosts {
         let Some(entry) = self.hosts.get_mut(host) else {
             return;
         };
-        let service = &*entry.service;
+        let service = &entry.service;
         let domains: Vec<_> = std::iter::once(host.to_owned()).chain(second).collect();
         let alone = domains.iter().filter_map(|domain| {
-            let spec = DomainHost { service, domain };
-            render(&spec, &mut None)
+            let (service, name) = (service.clone(), name::virtual_host(domain));
+            render(DomainHost { service, name }, &mut None)
         });
         put.extend(alone);
         let fragment = ServiceHost { service, domains }.render();
@@ -155,19 +152,19 @@ impl VirtualHosts {
 
 /// A sidecar's route configuration.
 #[derive(Debug)]
-struct OutboundRoutes<'a> {
+struct OutboundRoutes {
     versions: Vec<Version>,
     /// What the versions stand for.
-    fields: Vec<&'a Bytes>,
+    fields: Vec<Arc<[u8]>>,
 }
 
-impl std::hash::Hash for OutboundRoutes<'_> {
+impl std::hash::Hash for OutboundRoutes {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         self.versions.hash(state);
     }
 }
 
-impl Spec for OutboundRoutes<'_> {
+impl Spec for OutboundRoutes {
     const EDITION: Edition = Edition::Envoy;
     const KIND: ResourceType = ResourceType::Route;
 
@@ -217,23 +214,35 @@ impl ServiceHost<'_> {
 
 /// One domain of a service, for those who load virtual hosts on demand. Envoy keeps and drops them by
 /// their own names, which therefore are those of the resources.
-#[derive(Debug, Hash)]
-struct DomainHost<'a> {
-    service: &'a str,
-    domain: &'a str,
+#[derive(Debug)]
+struct DomainHost {
+    service: Arc<str>,
+    name: Arc<str>,
 }
 
-impl Spec for DomainHost<'_> {
+impl DomainHost {
+    fn domain(&self) -> &str {
+        name::domain(&self.name)
+    }
+}
+
+impl std::hash::Hash for DomainHost {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (&self.service, self.domain()).hash(state);
+    }
+}
+
+impl Spec for DomainHost {
     const EDITION: Edition = Edition::Envoy;
     const KIND: ResourceType = ResourceType::VirtualHost;
 
     fn name(&self) -> Arc<str> {
-        name::virtual_host(self.domain)
+        self.name.clone()
     }
 
     fn body(&self) -> Vec<u8> {
-        let domains = vec![self.domain.to_owned()];
-        virtual_host(&self.name(), self.service, domains).encode_to_vec()
+        let domains = vec![self.domain().to_owned()];
+        virtual_host(&self.name, &self.service, domains).encode_to_vec()
     }
 }
 
@@ -254,11 +263,11 @@ fn virtual_host(name: &str, service: &str, domains: Vec<String>) -> VirtualHost 
 
 /// The route configuration of a gRPC target.
 #[derive(Debug, Hash)]
-pub(super) struct GrpcRoutes<'a> {
-    pub name: &'a Arc<str>,
+pub(super) struct GrpcRoutes {
+    pub name: Arc<str>,
 }
 
-impl Spec for GrpcRoutes<'_> {
+impl Spec for GrpcRoutes {
     const EDITION: Edition = Edition::Grpc;
     const KIND: ResourceType = ResourceType::Route;
 
@@ -271,7 +280,7 @@ impl Spec for GrpcRoutes<'_> {
             name: self.name.to_string(),
             // The target is all that counts; an application may override the authority.
             domains: vec!["*".to_owned()],
-            routes: vec![everything("", to_cluster(self.name))],
+            routes: vec![everything("", to_cluster(&self.name))],
             ..Default::default()
         };
         RouteConfiguration {

@@ -34,17 +34,19 @@ pub(super) fn instance(at: &str, weight: u32) -> Instance {
     }
 }
 
-pub(super) fn service(name: &str, instances: impl IntoIterator<Item = Instance>) -> Service {
+pub(super) fn service(name: &str, instances: impl IntoIterator<Item = Instance>) -> Arc<Service> {
     let mut instances: Vec<_> = instances.into_iter().map(Arc::new).collect();
     instances.sort_by_key(|i| (i.address, i.port));
-    Service {
+    Arc::new(Service {
         name: name.into(),
         registry: "main".into(),
         instances,
-    }
+    })
 }
 
-pub(super) fn changes(services: &[Service]) -> impl Iterator<Item = (&str, Option<&Service>)> {
+pub(super) fn changes(
+    services: &[Arc<Service>],
+) -> impl Iterator<Item = (&str, Option<&Arc<Service>>)> {
     services.iter().map(|s| (&*s.name, Some(s)))
 }
 
@@ -98,7 +100,7 @@ impl Client {
 }
 
 /// A mesh that holds these services, and what its clients do.
-fn mesh(services: &[Service]) -> (Translation, Client) {
+fn mesh(services: &[Arc<Service>]) -> (Translation, Client) {
     let mut translation = Translation::new(config());
     let mut client = Client::default();
     client.take(translation.apply(changes(services)));
