@@ -117,6 +117,47 @@ async fn an_unknown_host_is_answered_at_once_and_followed_when_it_comes_and_goes
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn many_first_requests_at_once_are_all_answered() {
+    let names: Vec<String> = (0..60).map(|at| format!("s{at}")).collect();
+    let mesh = Mesh::of(&names.iter().map(|name| &**name).collect::<Vec<_>>()).await;
+    let envoy = Envoy::on_demand(&mesh.server, "many").await;
+    let http = Http::new();
+    let hosts = names.iter().map(|name| (name.clone(), StatusCode::OK));
+    let unknown = (0..60).map(|at| (format!("nowhere{at}:80"), StatusCode::NOT_FOUND));
+    // Each three times, so that some wait for what others asked for.
+    let requests = hosts
+        .chain(unknown)
+        .flat_map(|host| [host.clone(), host.clone(), host]);
+    let answers = requests.map(|(host, expected)| {
+        let http = &http;
+        let outbound = envoy.outbound;
+        async move {
+            let (status, _) = http.get(outbound, &host, "/").await.unwrap();
+            assert_eq!(status, expected, "{host}");
+        }
+    });
+    futures_util::future::join_all(answers).await;
+    assert_eq!(clusters(&envoy).await, 60);
+    assert!(envoy.rejections().await.is_empty(), "{}", envoy.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_request_waits_for_a_server_that_is_away() {
+    let mut mesh = Mesh::of(&["orders"]).await;
+    let envoy = Envoy::on_demand(&mesh.server, "away").await;
+    mesh.server.kill().await;
+    let outbound = envoy.outbound;
+    let waiting = tokio::spawn(async move { Http::new().get(outbound, "orders", "/").await });
+    until("the request is under way", async || {
+        (envoy.stats().await["http.outbound.downstream_rq_active"] == 1).then_some(())
+    })
+    .await;
+    mesh.server.restart().await;
+    let answer = waiting.await.unwrap().unwrap();
+    assert_eq!(answer, (StatusCode::OK, mesh.backend.address.to_string()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_may_make_it_the_rule() {
     let zookeeper = ZooKeeper::start();
     let tree = Tree::connect(&zookeeper).await;
