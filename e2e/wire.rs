@@ -2,6 +2,7 @@
 //! more where the wire has a say in it. The numbers are those of the machine's own tests.
 
 mod peers;
+mod slow;
 
 use std::collections::HashMap;
 
