@@ -259,6 +259,12 @@ impl Resource {
         }
     }
 
+    /// What is left of one that went: it holds nothing of its content.
+    #[must_use]
+    pub fn without_body(&self) -> Self {
+        Self::deferred(self.kind, self.name.clone(), self.version, Vec::new)
+    }
+
     /// The `resources` field of a `DeltaDiscoveryResponse`, key and length with it.
     pub fn delta_field(&self) -> Bytes {
         self.delta.clone()
