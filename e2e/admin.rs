@@ -155,6 +155,7 @@ fn clients() -> Vec<ClientStatus> {
         node_id: "sidecar-1".into(),
         kind: "envoy",
         address: "127.0.0.1:40000".into(),
+        on_demand: false,
         connected_at: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
         types: [
             ("clusters".to_owned(), clusters),

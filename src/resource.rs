@@ -8,13 +8,14 @@
 pub mod json;
 
 use std::{
+    collections::BTreeSet,
     fmt,
     hash::{Hash, Hasher},
     sync::{Arc, LazyLock},
 };
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+use prost::encoding::{WireType, decode_varint, encode_key, encode_varint, encoded_len_varint};
 use xxhash_rust::xxh3::Xxh3;
 
 /// The kinds of resources, in the order in which they are pushed (make before break).
@@ -131,6 +132,10 @@ pub struct Profile {
 }
 
 impl Profile {
+    /// Where a node's metadata say what it wishes: `{"meshkeeper": {"onDemand": true}}`.
+    pub const METADATA: &'static str = "meshkeeper";
+    pub const ON_DEMAND: &'static str = "onDemand";
+
     /// Of a client that takes everything from the start.
     pub const fn whole(kind: ClientKind) -> Self {
         let on_demand = false;
@@ -200,10 +205,12 @@ pub struct Resource {
     pub kind: ResourceType,
     pub name: Arc<str>,
     pub version: Version,
-    /// A `resources` field of a `DeltaDiscoveryResponse`: key, length and a `Resource` whose last
-    /// field is the `Any`. Many are never asked for: until then there is what encodes it.
-    delta: LazyLock<Bytes, Box<dyn FnOnce() -> Bytes + Send>>,
+    /// A `resources` field of a `DeltaDiscoveryResponse`, key and length with it. Many are never asked
+    /// for: until then there is what encodes it.
+    delta: LazyLock<Bytes, Encode>,
 }
+
+type Encode = Box<dyn FnOnce() -> Bytes + Send>;
 
 /// Encodes both, so that also their bytes are compared.
 impl PartialEq for Resource {
@@ -216,7 +223,7 @@ impl PartialEq for Resource {
 impl Eq for Resource {}
 
 /// `resources` in both discovery responses and `resource` in the delta's `Resource` share the field
-/// number 2 (`discovery.proto`), so the tail of the delta form is the state-of-the-world form.
+/// number 2 (`discovery.proto`), so the state-of-the-world form is a part of the delta form.
 const RESOURCES_FIELD: u32 = 2;
 
 /// Hexadecimal digits of a [`Version`].
@@ -230,12 +237,9 @@ impl Resource {
         version: Version,
         body: &[u8],
     ) -> Self {
-        let resource = Self::deferred(kind, name, version, {
-            let body = body.to_vec();
-            move || body
-        });
-        LazyLock::force(&resource.delta);
-        resource
+        let name = name.into();
+        let delta = delta_field(&name, version, &any_field(kind, body), &BTreeSet::new());
+        Self::encoded(kind, name, version, delta)
     }
 
     /// `body` encodes the message of the type `kind`. It is called at most once, when the first reader
@@ -249,7 +253,7 @@ impl Resource {
         let name: Arc<str> = name.into();
         let encode = {
             let name = name.clone();
-            move || delta_field(kind, &name, version, &body())
+            move || delta_field(&name, version, &any_field(kind, &body()), &BTreeSet::new())
         };
         Self {
             kind,
@@ -259,24 +263,48 @@ impl Resource {
         }
     }
 
-    /// What is left of one that went: it holds nothing of its content.
+    /// The same resource, told to a client that asked for it by these names.
     #[must_use]
-    pub fn without_body(&self) -> Self {
-        Self::deferred(self.kind, self.name.clone(), self.version, Vec::new)
+    pub fn aliased(&self, aliases: &BTreeSet<Arc<str>>) -> Self {
+        let delta = delta_field(&self.name, self.version, &self.sotw_field(), aliases);
+        Self::encoded(self.kind, self.name.clone(), self.version, delta)
+    }
+
+    /// Tells a client that asked for it by these names that there is none. Only for types of which
+    /// the protocol has a resource without a body say so.
+    pub fn absent(kind: ResourceType, name: Arc<str>, aliases: &BTreeSet<Arc<str>>) -> Self {
+        let version = Version::default();
+        let delta = delta_field(&name, version, &[], aliases);
+        Self::encoded(kind, name, version, delta)
+    }
+
+    fn encoded(kind: ResourceType, name: Arc<str>, version: Version, delta: Bytes) -> Self {
+        let delta = LazyLock::new(Box::new(move || delta) as Encode);
+        LazyLock::force(&delta);
+        Self {
+            kind,
+            name,
+            version,
+            delta,
+        }
     }
 
     /// The `resources` field of a `DeltaDiscoveryResponse`, key and length with it.
-    pub fn delta_field(&self) -> Bytes {
-        self.delta.clone()
+    pub fn delta_field(&self) -> &Bytes {
+        &self.delta
     }
 
-    /// The `resources` field of a `DiscoveryResponse`, key and length with it: all that is behind
-    /// version and name.
+    /// The `resources` field of a `DiscoveryResponse`, key and length with it: what stands behind
+    /// version and name. Empty where there is no body.
     pub fn sotw_field(&self) -> Bytes {
         let mut any = self.delta.clone();
         skip_head(&mut any);
         any.advance(field_len(VERSION_LEN) + field_len(self.name.len()));
-        any
+        let mut behind = any.clone();
+        match skip_head(&mut behind) {
+            Some((RESOURCES_FIELD, length)) => any.split_to(any.len() - behind.len() + length),
+            _ => Bytes::new(),
+        }
     }
 
     /// The most bytes that it takes in a response.
@@ -284,10 +312,13 @@ impl Resource {
         self.delta.len()
     }
 
-    /// The encoded message alone: for operators and tests.
+    /// The encoded message alone, empty where there is none: for operators and tests.
     pub fn body(&self) -> Bytes {
         let head = self.kind.type_url().len();
         let mut any = self.sotw_field();
+        if any.is_empty() {
+            return any;
+        }
         skip_head(&mut any);
         any.advance(field_len(head));
         skip_head(&mut any);
@@ -295,19 +326,29 @@ impl Resource {
     }
 }
 
-fn delta_field(kind: ResourceType, name: &str, version: Version, body: &[u8]) -> Bytes {
-    let url = kind.type_url();
-    let any_len = field_len(url.len()) + field_len(body.len());
-    let resource_len = field_len(VERSION_LEN) + field_len(name.len()) + field_len(any_len);
-
-    let mut delta = BytesMut::with_capacity(field_len(resource_len));
-    put_head(&mut delta, RESOURCES_FIELD, resource_len);
+/// A `Resource` as a `resources` field; `any` is a `resource` field or nothing.
+fn delta_field(name: &str, version: Version, any: &[u8], aliases: &BTreeSet<Arc<str>>) -> Bytes {
+    let aliases_len: usize = aliases.iter().map(|alias| field_len(alias.len())).sum();
+    let len = field_len(VERSION_LEN) + field_len(name.len()) + any.len() + aliases_len;
+    let mut delta = BytesMut::with_capacity(field_len(len));
+    put_head(&mut delta, RESOURCES_FIELD, len);
     put_field(&mut delta, 1, version.to_string().as_bytes());
     put_field(&mut delta, 3, name.as_bytes());
-    put_head(&mut delta, RESOURCES_FIELD, any_len);
-    put_field(&mut delta, 1, url.as_bytes());
-    put_field(&mut delta, 2, body);
+    delta.put_slice(any);
+    for alias in aliases {
+        put_field(&mut delta, 4, alias.as_bytes());
+    }
     delta.freeze()
+}
+
+fn any_field(kind: ResourceType, body: &[u8]) -> Bytes {
+    let url = kind.type_url();
+    let len = field_len(url.len()) + field_len(body.len());
+    let mut any = BytesMut::with_capacity(field_len(len));
+    put_head(&mut any, RESOURCES_FIELD, len);
+    put_field(&mut any, 1, url.as_bytes());
+    put_field(&mut any, 2, body);
+    any.freeze()
 }
 
 /// The length of a length-delimited field with a one-byte key.
@@ -325,10 +366,11 @@ pub(crate) fn put_field(buffer: &mut impl BufMut, field: u32, bytes: &[u8]) {
     buffer.put_slice(bytes);
 }
 
-/// Drops a one-byte key and the length behind it.
-fn skip_head(bytes: &mut Bytes) {
-    let length = bytes.iter().skip(1).take_while(|b| **b & 0x80 != 0).count() + 1;
-    bytes.advance(1 + length);
+/// Drops a one-byte key and the length behind it; returns the field and the length.
+fn skip_head(bytes: &mut Bytes) -> Option<(u32, usize)> {
+    let key = bytes.try_get_u8().ok()?;
+    let length = decode_varint(bytes).ok()?;
+    Some((u32::from(key >> 3), usize::try_from(length).ok()?))
 }
 
 #[cfg(test)]
@@ -350,7 +392,8 @@ mod tests {
     fn the_delta_field_is_a_resource_with_name_version_and_body() {
         for len in [0, 1, 127, 128, 20_000] {
             let body = vec![7; len];
-            let response = DeltaDiscoveryResponse::decode(resource(&body).delta_field()).unwrap();
+            let response =
+                DeltaDiscoveryResponse::decode(&**resource(&body).delta_field()).unwrap();
             let [decoded] = &response.resources[..] else {
                 panic!("one resource")
             };
@@ -394,7 +437,7 @@ mod tests {
         let readers: Vec<_> = (0..4)
             .map(|_| {
                 let asked = asked.clone();
-                std::thread::spawn(move || asked.delta_field())
+                std::thread::spawn(move || asked.delta_field().clone())
             })
             .collect();
         for reader in readers {
@@ -416,6 +459,33 @@ mod tests {
             response.resources[0].type_url,
             ResourceType::Cluster.type_url()
         );
+    }
+
+    #[test]
+    fn an_alias_changes_neither_name_nor_version_nor_body() {
+        let aliased = resource(&[7; 300]).aliased(&["Orders:80".into(), "orders.".into()].into());
+        let response = DeltaDiscoveryResponse::decode(&**aliased.delta_field()).unwrap();
+        let decoded = &response.resources[0];
+        assert_eq!(decoded.name, "orders");
+        assert_eq!(decoded.version, "0000000000000007");
+        assert_eq!(decoded.aliases, ["Orders:80", "orders."]);
+        assert_eq!(decoded.resource.as_ref().unwrap().value, [7; 300]);
+        assert_eq!(aliased.body(), &[7; 300][..]);
+    }
+
+    #[test]
+    fn an_absent_resource_has_a_name_and_aliases_and_no_body() {
+        let absent = Resource::absent(
+            ResourceType::VirtualHost,
+            "a/b".into(),
+            &["a/B".into()].into(),
+        );
+        let response = DeltaDiscoveryResponse::decode(&**absent.delta_field()).unwrap();
+        let decoded = &response.resources[0];
+        assert_eq!(decoded.name, "a/b");
+        assert_eq!(decoded.aliases, ["a/B"]);
+        assert_eq!(decoded.resource, None);
+        assert_eq!(absent.body(), Bytes::new());
     }
 
     #[test]

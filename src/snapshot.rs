@@ -144,7 +144,7 @@ impl Eq for Entry {}
 pub struct Change<'a> {
     /// The cursor of a reader that has seen this change and all before it.
     pub at: Cursor,
-    /// The resource as it is now; of one that went name and version, without a body.
+    /// The resource as it is now, or as it was when it went: some clients hold it for a while.
     pub resource: &'a Arc<Resource>,
     pub removed: bool,
 }
@@ -246,13 +246,8 @@ impl ResourceSet {
         self.digest = self.digest.wrapping_sub(share(&entry.resource));
         let changed = self.next();
         self.log.remove(&entry.changed);
-        let resource = Arc::new(entry.resource.without_body());
-        self.log.insert(changed, resource.clone());
-        self.dead.insert(Entry {
-            resource,
-            changed,
-            ..entry
-        });
+        self.log.insert(changed, entry.resource.clone());
+        self.dead.insert(Entry { changed, ..entry });
         if self.dead.len() > 2 * (self.live.len() + TOMBSTONES) {
             self.forget();
         }
@@ -339,23 +334,16 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_held_of_what_went_but_name_and_version() {
-        let content = Arc::new(());
-        let held = content.clone();
+    fn what_went_is_told_with_its_bytes() {
         let mut snapshot = Snapshot::default();
-        let body = move || vec![0; Arc::strong_count(&held)];
-        snapshot.put(Resource::deferred(
-            ResourceType::Cluster,
-            "a",
-            Version(7),
-            body,
-        ));
+        let body = || b"body".to_vec();
+        let cluster = Resource::deferred(ResourceType::Cluster, "a", Version(7), body);
+        snapshot.put(cluster);
         let cursor = snapshot.set(ResourceType::Cluster).latest();
         snapshot.remove(ResourceType::Cluster, "a");
-        assert_eq!(Arc::strong_count(&content), 1);
         let set = snapshot.set(ResourceType::Cluster);
-        let gone: Vec<_> = set.since(cursor).map(|change| change.resource).collect();
-        assert_eq!((&*gone[0].name, gone[0].version), ("a", Version(7)));
+        let gone: Vec<_> = set.since(cursor).map(|c| c.resource.body()).collect();
+        assert_eq!(gone, [&b"body"[..]]);
     }
 
     #[test]

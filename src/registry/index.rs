@@ -35,7 +35,7 @@ pub struct Index {
     root: Arc<str>,
     services: BTreeMap<Arc<str>, Mirrored>,
     /// The well-named services by their names in lower case, the oldest first.
-    hosts: BTreeMap<String, BTreeSet<(i64, Arc<str>)>>,
+    hosts: BTreeMap<String, Vec<(i64, Arc<str>)>>,
     view: View,
     /// What was rejected, or for another reason, since they were taken.
     rejections: BTreeMap<String, Rejected>,
@@ -259,11 +259,15 @@ impl Index {
         let host = name.to_ascii_lowercase();
         let claims = self.hosts.entry(host.clone()).or_default();
         let holder = claims.first().map(|(_, name)| Arc::clone(name));
-        if let Some(before) = before {
-            claims.remove(&(before, Arc::clone(name)));
+        let place = |claims: &[(i64, Arc<str>)], age: i64| {
+            claims.binary_search_by(|(of, other)| (of, other).cmp(&(&age, name)))
+        };
+        if let Some(Ok(at)) = before.map(|before| place(claims, before)) {
+            claims.remove(at);
         }
-        if let Some(after) = after {
-            claims.insert((after, Arc::clone(name)));
+        if let Some((after, Err(at))) = after.map(|after| (after, place(claims, after))) {
+            claims.reserve_exact(1);
+            claims.insert(at, (after, Arc::clone(name)));
         }
         if holder.as_ref() != claims.first().map(|(_, name)| name) {
             for (_, claimant) in claims.iter() {

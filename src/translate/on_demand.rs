@@ -9,12 +9,18 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use envoy_types::pb::envoy::{
-    config::route::v3::{RouteConfiguration, Vhds},
-    extensions::filters::{
-        http::on_demand::v3::{OnDemand, OnDemandCds},
-        network::http_connection_manager::v3::{HttpFilter, http_filter},
+use envoy_types::pb::{
+    envoy::{
+        config::{
+            core::v3::ConfigSource,
+            route::v3::{RouteConfiguration, Vhds},
+        },
+        extensions::filters::{
+            http::on_demand::v3::{OnDemand, OnDemandCds},
+            network::http_connection_manager::v3::{HttpFilter, http_filter},
+        },
     },
+    google::protobuf::Duration,
 };
 use prost::Message;
 
@@ -59,6 +65,13 @@ fn ask_for_what_is_missing() -> HttpFilter {
     }
 }
 
+/// There is nothing to wait for at the start, but Envoy would wait for some virtual host for 15 s, as
+/// an empty answer does not count, and 0 means for ever.
+const NOT_AT_ALL: Duration = Duration {
+    seconds: 0,
+    nanos: 1_000_000,
+};
+
 /// Its route configuration.
 #[derive(Debug, Hash)]
 pub(super) struct OnDemandRoutes;
@@ -75,7 +88,10 @@ impl Spec for OnDemandRoutes {
         RouteConfiguration {
             name: OUTBOUND.to_owned(),
             vhds: Some(Vhds {
-                config_source: Some(ads()),
+                config_source: Some(ConfigSource {
+                    initial_fetch_timeout: Some(NOT_AT_ALL),
+                    ..ads()
+                }),
             }),
             ignore_port_in_host_matching: true,
             ..Default::default()

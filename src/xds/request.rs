@@ -15,12 +15,6 @@ use envoy_types::pb::{
 use super::stream::Client;
 use crate::resource::{ClientKind, Profile};
 
-/// Where a node's metadata say what it wishes of this server.
-pub const METADATA: &str = "meshkeeper";
-
-/// The wish of a sidecar to load services on demand, or not to.
-pub const ON_DEMAND: &str = "onDemand";
-
 /// A discovery request of either variant.
 pub trait Request {
     /// Whether the variant can tell of single virtual hosts.
@@ -48,7 +42,7 @@ pub trait Request {
         self.node().map(|node| {
             let kind = kind_of(node);
             let able = Self::INCREMENTAL && kind == ClientKind::Envoy;
-            let on_demand = able && wish(node, ON_DEMAND).unwrap_or(on_demand);
+            let on_demand = able && wish(node, Profile::ON_DEMAND).unwrap_or(on_demand);
             Client {
                 node_id: node.id.clone(),
                 profile: Profile { kind, on_demand },
@@ -68,7 +62,8 @@ pub(super) fn kind_of(node: &Node) -> ClientKind {
 
 /// What the node's metadata say: `{"meshkeeper": {KEY: true}}`.
 fn wish(node: &Node, key: &str) -> Option<bool> {
-    let Some(Kind::StructValue(wishes)) = &node.metadata.as_ref()?.fields.get(METADATA)?.kind
+    let Some(Kind::StructValue(wishes)) =
+        &node.metadata.as_ref()?.fields.get(Profile::METADATA)?.kind
     else {
         return None;
     };

@@ -121,6 +121,8 @@ pub struct Response {
     pub resources: Vec<Arc<Resource>>,
     /// Incremental variant only.
     pub removed: Vec<Arc<str>>,
+    /// Names that were asked for and that do not exist: for clients that know `resource_errors`.
+    pub missing: Vec<Arc<str>>,
 }
 
 impl Response {
@@ -132,6 +134,7 @@ impl Response {
             version: Version::default().to_string(),
             resources: Vec::new(),
             removed: Vec::new(),
+            missing: Vec::new(),
         }
     }
 }
@@ -329,6 +332,7 @@ impl<V: Variant> Stream<V> {
             nonce: nonce_text(nonce),
             version: Version::default().to_string(),
             resources: Vec::new(),
+            missing: removed.clone(),
             removed,
         });
     }
@@ -366,6 +370,7 @@ impl<V: Variant> Stream<V> {
             version: payload.version.to_string(),
             resources: payload.resources,
             removed: payload.removed,
+            missing: payload.missing,
         }))
     }
 
@@ -387,8 +392,9 @@ impl<V: Variant> Stream<V> {
 
     /// Whether every route and listener of this stream is as the snapshot has it and acknowledged.
     fn routes_are_settled(&self, view: View<'_>) -> bool {
-        [ResourceType::Listener, ResourceType::Route]
-            .into_iter()
+        let routes = ResourceType::ALL.into_iter();
+        routes
+            .filter(|kind| !is_needed_by_routes(*kind))
             .all(|kind| {
                 self.lanes[kind as usize].as_ref().is_none_or(|lane| {
                     lane.outstanding.is_none() && lane.variant.caught_up(view.set(kind))
