@@ -1,6 +1,7 @@
 //! The admin server over real loopback HTTP, with a registry that is made up.
 
 use std::{
+    collections::BTreeMap,
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},
     sync::Arc,
@@ -97,15 +98,16 @@ fn connect(address: SocketAddr) -> TcpStream {
 
 fn view() -> View {
     let instance = Instance {
-        id: "i-1".into(),
+        own_id: None,
         address: Ipv4Addr::new(10, 0, 0, 7).into(),
         port: 8080,
         weight: Weight::new(30).unwrap(),
         zone: Some("a".into()),
         health: Health::Healthy,
-        metadata: [("version".to_owned(), "v2".to_owned())].into(),
+        metadata: BTreeMap::from([("version".to_owned(), "v2".to_owned())]).into(),
         origin: Origin {
-            path: "/services/orders/i-1".into(),
+            root: "/services".into(),
+            znode: "orders/i-1".into(),
             format: "json",
             czxid: 11,
             mzxid: 12,

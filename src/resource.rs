@@ -290,8 +290,8 @@ impl Resource {
     }
 
     /// The `resources` field of a `DeltaDiscoveryResponse`, key and length with it.
-    pub fn delta_field(&self) -> Bytes {
-        self.delta.clone()
+    pub fn delta_field(&self) -> &Bytes {
+        &self.delta
     }
 
     /// The `resources` field of a `DiscoveryResponse`, key and length with it: what stands behind
@@ -392,7 +392,8 @@ mod tests {
     fn the_delta_field_is_a_resource_with_name_version_and_body() {
         for len in [0, 1, 127, 128, 20_000] {
             let body = vec![7; len];
-            let response = DeltaDiscoveryResponse::decode(resource(&body).delta_field()).unwrap();
+            let response =
+                DeltaDiscoveryResponse::decode(&**resource(&body).delta_field()).unwrap();
             let [decoded] = &response.resources[..] else {
                 panic!("one resource")
             };
@@ -436,7 +437,7 @@ mod tests {
         let readers: Vec<_> = (0..4)
             .map(|_| {
                 let asked = asked.clone();
-                std::thread::spawn(move || asked.delta_field())
+                std::thread::spawn(move || asked.delta_field().clone())
             })
             .collect();
         for reader in readers {
@@ -463,7 +464,7 @@ mod tests {
     #[test]
     fn an_alias_changes_neither_name_nor_version_nor_body() {
         let aliased = resource(&[7; 300]).aliased(&["Orders:80".into(), "orders.".into()].into());
-        let response = DeltaDiscoveryResponse::decode(aliased.delta_field()).unwrap();
+        let response = DeltaDiscoveryResponse::decode(&**aliased.delta_field()).unwrap();
         let decoded = &response.resources[0];
         assert_eq!(decoded.name, "orders");
         assert_eq!(decoded.version, "0000000000000007");
@@ -479,7 +480,7 @@ mod tests {
             "a/b".into(),
             &["a/B".into()].into(),
         );
-        let response = DeltaDiscoveryResponse::decode(absent.delta_field()).unwrap();
+        let response = DeltaDiscoveryResponse::decode(&**absent.delta_field()).unwrap();
         let decoded = &response.resources[0];
         assert_eq!(decoded.name, "a/b");
         assert_eq!(decoded.aliases, ["a/B"]);

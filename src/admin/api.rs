@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 
 use super::Sources;
 use crate::{
-    model::{Health, Instance, Service, Weight},
+    model::{Health, Instance, Metadata, Service, Weight},
     registry::{Rejected, View},
     resource::{Edition, Resource, ResourceType, json::message_json},
 };
@@ -201,8 +201,8 @@ struct InstanceView<'a> {
     weight: Weight,
     zone: Option<&'a str>,
     health: String,
-    metadata: &'a std::collections::BTreeMap<String, String>,
-    path: &'a str,
+    metadata: &'a Metadata,
+    path: String,
     format: &'a str,
     czxid: i64,
     mzxid: i64,
@@ -224,14 +224,14 @@ impl<'a> ServiceView<'a> {
 impl<'a> InstanceView<'a> {
     fn of(instance: &'a Instance) -> Self {
         Self {
-            id: &instance.id,
+            id: instance.id(),
             address: instance.address.to_string(),
             port: instance.port,
             weight: instance.weight,
             zone: instance.zone.as_deref(),
             health: health(instance),
             metadata: &instance.metadata,
-            path: &instance.origin.path,
+            path: instance.origin.path(),
             format: instance.origin.format,
             czxid: instance.origin.czxid,
             mzxid: instance.origin.mzxid,
@@ -306,22 +306,23 @@ fn resource_view(resource: &Resource) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::{collections::BTreeMap, net::Ipv4Addr};
 
     use super::*;
     use crate::{model::Origin, resource::Version};
 
     fn instance(health: Health, weight: u32) -> Instance {
         Instance {
-            id: "i-1".into(),
+            own_id: None,
             address: Ipv4Addr::LOCALHOST.into(),
             port: 8080,
             weight: Weight::new(weight).unwrap(),
             zone: None,
             health,
-            metadata: [("version".to_owned(), "v2".to_owned())].into(),
+            metadata: BTreeMap::from([("version".to_owned(), "v2".to_owned())]).into(),
             origin: Origin {
-                path: "/services/orders/i-1".into(),
+                root: "/services".into(),
+                znode: "orders/i-1".into(),
                 format: "json",
                 czxid: 1,
                 mzxid: 2,

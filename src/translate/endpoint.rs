@@ -14,7 +14,7 @@ use prost::Message;
 
 use super::{rendering::Spec, wire};
 use crate::{
-    model::{Health, Instance, Service},
+    model::{Health, Instance, Metadata, Service},
     resource::{Edition, ResourceType},
 };
 
@@ -34,7 +34,7 @@ struct EnvoyEndpoint<'a> {
     port: u16,
     weight: u32,
     health: wire::HealthStatus,
-    metadata: &'a BTreeMap<String, String>,
+    metadata: &'a Metadata,
 }
 
 impl<'a> EnvoyAssignment<'a> {
@@ -97,9 +97,9 @@ impl<'a> EnvoyEndpoint<'a> {
         if self.metadata.is_empty() {
             return None;
         }
-        let text = |(key, value): (&String, &String)| {
-            let string_value = Some(value.clone());
-            (key.clone(), wire::Text { string_value })
+        let text = |(key, value): (&str, &str)| {
+            let string_value = Some(value.to_owned());
+            (key.to_owned(), wire::Text { string_value })
         };
         let fields = self.metadata.iter().map(text).collect();
         Some(wire::Metadata {

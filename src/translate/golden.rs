@@ -67,13 +67,13 @@ fn default_weight() -> u32 {
 impl CaseInstance {
     fn instance(&self) -> Instance {
         Instance {
-            zone: self.zone.clone(),
+            zone: self.zone.as_deref().map(Arc::from),
             health: match self.health {
                 CaseHealth::Healthy => Health::Healthy,
                 CaseHealth::Unhealthy => Health::Unhealthy,
                 CaseHealth::Disabled => Health::Disabled("switched off".into()),
             },
-            metadata: self.metadata.clone(),
+            metadata: self.metadata.clone().into(),
             ..instance(&self.at.to_string(), self.weight)
         }
     }

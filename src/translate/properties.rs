@@ -27,12 +27,13 @@ fn any_instance() -> impl Strategy<Value = Instance> {
     let weight = prop_oneof![0u32..4, 0..=Weight::MAX.get()];
     let metadata = prop::collection::btree_map("[a-z]{0,2}", ".{0,3}", 0..3);
     let zone = prop::option::of("[ab]?");
+    let zone = zone.prop_map(|zone| zone.map(Arc::from));
     let port = prop_oneof![1u16..4, Just(u16::MAX)];
     (address, port, weight, zone, health, metadata).prop_map(
         |(address, port, weight, zone, health, metadata)| Instance {
             zone,
             health,
-            metadata,
+            metadata: metadata.into(),
             ..instance(&SocketAddr::new(address, port).to_string(), weight)
         },
     )
@@ -92,8 +93,13 @@ fn metadata(endpoint: &LbEndpoint) -> BTreeMap<String, String> {
     entries.collect()
 }
 
+fn owned<'a>(entries: impl Iterator<Item = (&'a str, &'a str)>) -> BTreeMap<String, String> {
+    let entry = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+    entries.map(entry).collect()
+}
+
 fn zone(instance: &Instance) -> String {
-    instance.zone.clone().unwrap_or_default()
+    instance.zone.as_deref().unwrap_or_default().to_owned()
 }
 
 proptest! {
@@ -125,7 +131,7 @@ proptest! {
                     (Health::Healthy, 0) => 3,
                     (Health::Healthy, _) => 1,
                 };
-                Some(((i.address, i.port), (zone(i), weight.max(1), health, i.metadata.clone())))
+                Some(((i.address, i.port), (zone(i), weight.max(1), health, owned(i.metadata.iter()))))
             });
             prop_assert_eq!(told, expected.collect::<BTreeMap<_, _>>());
         }

@@ -6,7 +6,7 @@ use envoy_types::pb::envoy::config::{
 use prost::Message;
 
 use super::*;
-use crate::model::{Health, Instance, Origin, Weight};
+use crate::model::{Health, Instance, Metadata, Origin, Weight};
 
 pub(super) fn config() -> Config {
     Config {
@@ -18,15 +18,16 @@ pub(super) fn config() -> Config {
 pub(super) fn instance(at: &str, weight: u32) -> Instance {
     let at: SocketAddr = at.parse().unwrap();
     Instance {
-        id: format!("i-{at}"),
+        own_id: Some(format!("i-{at}").into()),
         address: at.ip(),
         port: at.port(),
         weight: Weight::new(weight).unwrap(),
         zone: None,
         health: Health::Healthy,
-        metadata: BTreeMap::new(),
+        metadata: Metadata::default(),
         origin: Origin {
-            path: format!("/services/x/{at}"),
+            root: "/services".into(),
+            znode: format!("x/{at}").into(),
             format: "plain",
             czxid: 1,
             mzxid: 1,
@@ -161,7 +162,7 @@ fn a_change_of_weight_costs_one_assignment_for_each_kind() {
 fn metadata_concerns_sidecars_alone() {
     let (mut translation, _) = mesh(&[service("orders", [instance("10.0.0.1:80", 1)])]);
     let mut told = instance("10.0.0.1:80", 1);
-    told.metadata.insert("version".into(), "2".into());
+    told.metadata = BTreeMap::from([("version".to_owned(), "2".to_owned())]).into();
     let told = service("orders", [told]);
     let updates = translation.apply([("orders", Some(&told))]);
     assert_eq!(
@@ -174,7 +175,7 @@ fn metadata_concerns_sidecars_alone() {
 fn what_clients_cannot_see_yields_nothing() {
     let (mut translation, _) = mesh(&[service("orders", [instance("10.0.0.1:80", 1)])]);
     let mut rewritten = instance("10.0.0.1:80", 1);
-    rewritten.id = "other".into();
+    rewritten.own_id = Some("other".into());
     rewritten.origin.mzxid = 99;
     let rewritten = service("orders", [rewritten]);
     assert_eq!(

@@ -248,6 +248,9 @@ impl Delta {
     fn answer_pending(&mut self, set: &ResourceSet, cursor: Cursor, payload: &mut Payload) {
         while let Some(name) = self.subscription.pending.pop_first() {
             let asked = !self.gone.remove(&name);
+            if let Some(resource) = set.get(&name) {
+                self.subscription.share(resource);
+            }
             if self.subscription.will_tell(set, cursor, &name) {
                 continue;
             }

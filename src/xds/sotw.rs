@@ -236,6 +236,9 @@ impl Sotw {
 
     fn answer_pending(&mut self, set: &ResourceSet, cursor: Cursor, payload: &mut Payload) {
         while let Some(name) = self.subscription.pending.pop_first() {
+            if let Some(resource) = set.get(&name) {
+                self.subscription.share(resource);
+            }
             if self.subscription.will_tell(set, cursor, &name) {
                 continue;
             }

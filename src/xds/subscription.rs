@@ -29,6 +29,13 @@ impl Subscription {
         self.names.len() + usize::from(self.wildcard)
     }
 
+    /// Has a name that is subscribed share its text with the resource, and so with other streams.
+    pub fn share(&mut self, resource: &Resource) {
+        if self.names.contains(&resource.name) {
+            self.names.replace(resource.name.clone());
+        }
+    }
+
     pub fn wants(&self, name: &str) -> bool {
         self.wildcard || self.names.contains(name)
     }

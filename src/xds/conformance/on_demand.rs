@@ -46,8 +46,8 @@ fn mesh(service: &str) -> Mesh {
 fn read(client: &mut DeltaClient) -> Vec<(String, Vec<String>, bool)> {
     let response = client.receive().expect("a response is due");
     client.ack(VirtualHost);
-    let pieces = body::encode(&response, body::Form::Delta);
-    let message: Vec<u8> = pieces.into_iter().flatten().skip(5).collect();
+    let pieces = body::encode(response, body::Form::Delta);
+    let message: Vec<u8> = pieces.flatten().skip(5).collect();
     let response = DeltaDiscoveryResponse::decode(&*message).unwrap();
     assert_eq!(response.removed_resources, [""; 0]);
     let resources = response.resources.into_iter();
