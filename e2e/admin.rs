@@ -1,6 +1,7 @@
 //! The admin server over real loopback HTTP, with a registry that is made up.
 
 use std::{
+    collections::BTreeMap,
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},
     sync::Arc,
@@ -16,7 +17,7 @@ use meshkeeper::{
     model::{Health, Instance, Origin, Service, Weight},
     readiness::Readiness,
     registry::{Rejected, View},
-    resource::{ClientKind, Resource, ResourceType, Version},
+    resource::{Edition, Resource, ResourceType, Version},
     telemetry,
     xds::status::{ClientStatus, State, TypeStatus},
 };
@@ -97,15 +98,16 @@ fn connect(address: SocketAddr) -> TcpStream {
 
 fn view() -> View {
     let instance = Instance {
-        id: "i-1".into(),
+        own_id: None,
         address: Ipv4Addr::new(10, 0, 0, 7).into(),
         port: 8080,
         weight: Weight::new(30).unwrap(),
         zone: Some("a".into()),
         health: Health::Healthy,
-        metadata: [("version".to_owned(), "v2".to_owned())].into(),
+        metadata: BTreeMap::from([("version".to_owned(), "v2".to_owned())]).into(),
         origin: Origin {
-            path: "/services/orders/i-1".into(),
+            root: "/services".into(),
+            znode: "orders/i-1".into(),
             format: "json",
             czxid: 11,
             mzxid: 12,
@@ -153,6 +155,7 @@ fn clients() -> Vec<ClientStatus> {
         node_id: "sidecar-1".into(),
         kind: "envoy",
         address: "127.0.0.1:40000".into(),
+        on_demand: false,
         connected_at: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
         types: [
             ("clusters".to_owned(), clusters),
@@ -162,8 +165,8 @@ fn clients() -> Vec<ClientStatus> {
     }]
 }
 
-fn resources(client: ClientKind, kind: ResourceType) -> Vec<Arc<Resource>> {
-    if (client, kind) != (ClientKind::Envoy, ResourceType::Cluster) {
+fn resources(client: Edition, kind: ResourceType) -> Vec<Arc<Resource>> {
+    if (client, kind) != (Edition::Envoy, ResourceType::Cluster) {
         return Vec::new();
     }
     let cluster = |name: &str| {

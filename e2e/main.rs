@@ -8,6 +8,7 @@ mod commands;
 mod introspection;
 mod limits;
 mod mesh;
+mod on_demand;
 mod proxyless;
 mod rendering;
 mod support;

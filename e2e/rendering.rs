@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use meshkeeper::{
-    resource::{ClientKind, Resource, ResourceType, Version, json::DESCRIPTOR_SET},
+    resource::{Edition, Resource, ResourceType, Version, json::DESCRIPTOR_SET},
     snapshot::{Snapshot, Snapshots},
 };
 use prost_reflect::{DescriptorPool, DynamicMessage, prost::Message};
@@ -52,7 +52,7 @@ fn cases() -> BTreeMap<String, String> {
     cases
 }
 
-fn resources(text: &str, client: ClientKind) -> Vec<Resource> {
+fn resources(text: &str, client: Edition) -> Vec<Resource> {
     let pool = DescriptorPool::decode(DESCRIPTOR_SET).unwrap();
     let rendering: Rendering = serde_yaml::from_str(text).unwrap();
     let mut resources = Vec::new();
@@ -95,7 +95,7 @@ async fn envoy_accepts_every_golden_resource() {
     let free = format!("portValue: {}", outbound.port());
     let mut envoy = None;
     for (case, text) in cases() {
-        let resources = resources(&text.replace(taken, &free), ClientKind::Envoy);
+        let resources = resources(&text.replace(taken, &free), Edition::Envoy);
         let clusters = resources
             .iter()
             .filter(|r| r.kind == ResourceType::Cluster)
@@ -129,14 +129,14 @@ async fn both_grpc_clients_accept_every_golden_resource() {
         let text = text
             .replace("address: 10.", "address: 127.")
             .replace("2001:db8::7", "::1");
-        let resources = resources(&text, ClientKind::Grpc);
+        let resources = resources(&text, Edition::Grpc);
         let listeners = resources
             .iter()
             .filter(|r| r.kind == ResourceType::Listener);
         let services: Vec<_> = listeners.map(|r| r.name.clone()).collect();
         let server = Server::start().await;
         server.change_all(|snapshots: &mut Snapshots| {
-            replace(snapshots.of_mut(ClientKind::Grpc), resources);
+            replace(snapshots.of_mut(Edition::Grpc), resources);
         });
         for library in Library::ALL {
             let start = |name: &std::sync::Arc<str>| Client::start(library, server.address, name);

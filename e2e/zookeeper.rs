@@ -125,12 +125,12 @@ impl Mirror {
             match event {
                 Event::Put { path, data, stat } => {
                     assert!(stat.czxid > 0 && stat.mzxid > 0, "{path} has no stat");
-                    self.znodes.insert(path, data);
+                    self.znodes.insert(path.to_string(), data);
                 }
                 Event::Delete { path } => {
                     let below = format!("{path}/");
-                    (self.znodes).retain(|known, _| *known != path && !known.starts_with(&below));
-                    self.deleted.push(path);
+                    (self.znodes).retain(|known, _| **known != *path && !known.starts_with(&below));
+                    self.deleted.push(path.to_string());
                 }
             }
         }
@@ -347,7 +347,7 @@ async fn after_a_cut_the_watch_lives_and_what_was_missed_comes_as_one_change() {
     assert!(batch.complete);
     let paths: Vec<&str> = (batch.events.iter())
         .map(|event| match event {
-            Event::Put { path, .. } | Event::Delete { path } => path.as_str(),
+            Event::Put { path, .. } | Event::Delete { path } => &**path,
         })
         .collect();
     assert_eq!(paths, ["orders/changes", "orders/comes", "orders/goes"]);

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use crate::{
     readiness::Readiness,
     registry::View,
-    resource::{ClientKind, Resource, ResourceType},
+    resource::{Edition, Resource, ResourceType},
     xds::status::ClientStatus,
 };
 
@@ -40,7 +40,7 @@ pub trait ClientList: Send + Sync {
 
 /// What clients of a kind are sent, in the order of names.
 pub trait ResourceList: Send + Sync {
-    fn resources(&self, client: ClientKind, kind: ResourceType) -> Vec<Arc<Resource>>;
+    fn resources(&self, edition: Edition, kind: ResourceType) -> Vec<Arc<Resource>>;
 }
 
 impl<F> ClientList for F
@@ -54,10 +54,10 @@ where
 
 impl<F> ResourceList for F
 where
-    F: Fn(ClientKind, ResourceType) -> Vec<Arc<Resource>> + Send + Sync,
+    F: Fn(Edition, ResourceType) -> Vec<Arc<Resource>> + Send + Sync,
 {
-    fn resources(&self, client: ClientKind, kind: ResourceType) -> Vec<Arc<Resource>> {
-        self(client, kind)
+    fn resources(&self, edition: Edition, kind: ResourceType) -> Vec<Arc<Resource>> {
+        self(edition, kind)
     }
 }
 

@@ -8,7 +8,7 @@ use std::{convert::Infallible, fmt, io, net::SocketAddr, sync::Arc, time::Durati
 
 use rustix::process::{Resource as Limit, Rlimit, getrlimit, setrlimit};
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     sync::{mpsc, watch},
     time::Instant,
 };
@@ -23,7 +23,7 @@ use crate::{
     publish::{Publisher, Readers},
     readiness::Readiness,
     registry::{self, Index},
-    resource::{ClientKind, Resource, ResourceType, json::DESCRIPTOR_SET},
+    resource::{Edition, Resource, ResourceType, json::DESCRIPTOR_SET},
     shutdown::{self, Tasks},
     snapshot::Snapshots,
     telemetry,
@@ -46,6 +46,10 @@ pub const DRAIN: Duration = Duration::from_secs(10);
 
 /// Batches that wait for the publisher; the watcher stops reading when it is full.
 const BATCHES: usize = 64;
+
+/// Connections that wait to be taken in; the kernel takes what it allows of it. The usual 128 is soon
+/// full when a fleet comes back, and who finds it full tries again after a second, then two, then four.
+const BACKLOG: u32 = 65_535;
 
 /// Why the parts could not be joined.
 #[derive(Debug, thiserror::Error)]
@@ -120,8 +124,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Error> {
     let registry = config.registries.first().ok_or(Error::NoRegistry)?;
     let metrics = telemetry::metrics()?;
-    let xds_listener = listen(XDS, config.xds.listen).await?;
-    let admin_listener = listen(ADMIN, config.admin.listen).await?;
+    let xds_listener = listen(XDS, config.xds.listen)?;
+    let admin_listener = listen(ADMIN, config.admin.listen)?;
     let (publisher, readers) = publisher(config, registry, &metrics)?;
     let xds_metrics = xds::metrics::Metrics::register(&metrics)?;
     let zookeeper_metrics = zookeeper::Metrics::register(&metrics)?;
@@ -153,6 +157,7 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
         clients: clients.clone(),
         metrics: xds_metrics,
         admission,
+        on_demand: config.mesh.on_demand,
         stop: stop.clone(),
     };
     let routes = add_introspection(routes, &context, &readers, loads);
@@ -204,13 +209,23 @@ fn raise_open_files() {
     }
 }
 
-async fn listen(place: Place, address: SocketAddr) -> Result<TcpListener, Error> {
-    let bound = TcpListener::bind(address).await;
-    bound.map_err(|cause| Error::Listen {
+fn listen(place: Place, address: SocketAddr) -> Result<TcpListener, Error> {
+    bind(address).map_err(|cause| Error::Listen {
         place,
         address,
         cause,
     })
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // So that a restart finds its port though old connections linger.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// The port that was found where 0 was asked for.
@@ -302,17 +317,17 @@ fn sources(
         readiness,
         metrics,
         clients: Arc::new(move || clients.list()),
-        resources: Arc::new(move |client, kind| resources(&snapshots, client, kind)),
+        resources: Arc::new(move |edition, kind| resources(&snapshots, edition, kind)),
     }
 }
 
 fn resources(
     snapshots: &watch::Receiver<Arc<Snapshots>>,
-    client: ClientKind,
+    edition: Edition,
     kind: ResourceType,
 ) -> Vec<Arc<Resource>> {
     let snapshots = snapshots.borrow().clone();
-    snapshots.of(client).set(kind).iter().cloned().collect()
+    snapshots.of(edition).set(kind).iter().cloned().collect()
 }
 
 fn pending_name(registry: &str) -> String {

@@ -72,6 +72,8 @@ pub struct Mesh {
     pub outbound_listen: SocketAddr,
     /// A service answers to `NAME` and `NAME.SUFFIX`.
     pub domain_suffix: String,
+    /// Sidecars start empty and learn of a service at its first request, unless they say otherwise.
+    pub on_demand: bool,
     pub load_balancing: LoadBalancing,
 }
 
@@ -119,6 +121,7 @@ impl Default for Mesh {
         Self {
             outbound_listen: SocketAddr::from(([127, 0, 0, 1], 15001)),
             domain_suffix: "mesh".to_owned(),
+            on_demand: false,
             load_balancing: LoadBalancing::default(),
         }
     }

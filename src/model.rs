@@ -3,10 +3,19 @@
 //! It refuses to know where an instance was read (ZooKeeper, a payload format) and what becomes
 //! of it (clusters, endpoints). Invariant: a [`Service`] holds at most one [`Instance`] for each
 //! `address:port`, in the order of address and port, so that equal registrations are equal values.
+//!
+//! A fleet has a hundred thousand instances and few other values, so an [`Instance`] shares what it can:
+//! its znode's path with the mirror of the tree, its zone and metadata with neighbours that have equal ones.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+    hash::{Hash, Hasher},
+    net::IpAddr,
+    sync::Arc,
+};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// A service with its instances. Its name is what clients ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,29 +30,106 @@ pub struct Service {
 /// One `address:port` that registered under a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instance {
-    /// What the registration calls itself: the payload's id, else the znode's own name.
-    pub id: String,
+    /// What the payload calls it, if it does.
+    pub own_id: Option<Box<str>>,
     pub address: IpAddr,
     /// 1..=65535.
     pub port: u16,
     pub weight: Weight,
-    pub zone: Option<String>,
+    pub zone: Option<Arc<str>>,
     pub health: Health,
-    pub metadata: BTreeMap<String, String>,
+    pub metadata: Metadata,
     pub origin: Origin,
+}
+
+impl Instance {
+    /// What the registration calls itself: the payload's id, else the znode's own name.
+    pub fn id(&self) -> &str {
+        let name = || self.origin.znode.rsplit('/').next();
+        self.own_id.as_deref().or_else(name).unwrap_or_default()
+    }
 }
 
 /// Where an instance comes from, for operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
-    /// The znode's full path in the ensemble, below the connect string's chroot.
-    pub path: String,
+    /// The root of the registry: a full path in the ensemble, below the connect string's chroot.
+    pub root: Arc<str>,
+    /// The znode's path below the root.
+    pub znode: Arc<str>,
     /// The payload format that it was decoded with (`plain`, `json`, `curator`, …).
     pub format: &'static str,
     /// The transaction that created the znode.
     pub czxid: i64,
     /// The transaction that last wrote its data.
     pub mzxid: i64,
+}
+
+impl Origin {
+    /// The znode's full path in the ensemble, below the connect string's chroot.
+    pub fn path(&self) -> String {
+        format!("{}/{}", self.root.trim_end_matches('/'), self.znode)
+    }
+}
+
+/// Names with their values, in the order of the names.
+///
+/// All in one text, each name and value behind its length (`7:version1:2`): a map of two short entries
+/// takes seven times as much memory.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Metadata(Option<Arc<str>>);
+
+impl Metadata {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        let mut rest = self.0.as_deref().unwrap_or_default();
+        std::iter::from_fn(move || {
+            let (name, behind) = split(rest)?;
+            let (value, behind) = split(behind)?;
+            rest = behind;
+            Some((name, value))
+        })
+    }
+}
+
+/// The first text of several, and what is behind it.
+fn split(texts: &str) -> Option<(&str, &str)> {
+    let (len, rest) = texts.split_once(':')?;
+    rest.split_at_checked(len.parse().ok()?)
+}
+
+impl From<BTreeMap<String, String>> for Metadata {
+    fn from(entries: BTreeMap<String, String>) -> Self {
+        let mut texts = String::new();
+        for part in entries.iter().flat_map(|(name, value)| [name, value]) {
+            // Writing to a string cannot fail.
+            let _ = write!(texts, "{}:{part}", part.len());
+        }
+        Self((!texts.is_empty()).then(|| texts.into()))
+    }
+}
+
+/// As the map that it stands for.
+impl Hash for Metadata {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_usize(self.iter().count());
+        self.iter().for_each(|entry| entry.hash(state));
+    }
+}
+
+impl fmt::Debug for Metadata {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+impl Serialize for Metadata {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
 }
 
 /// The share of requests that an instance asks for, relative to its neighbours: 0..=10,000.
@@ -86,5 +172,54 @@ pub enum Health {
     /// Told to clients as unhealthy: they know it and send it nothing.
     Unhealthy,
     /// Not told to clients at all; the reason is for operators (`instance_status is OUT_OF_SERVICE`).
-    Disabled(String),
+    Disabled(Box<str>),
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn metadata_are_the_map_that_they_were(
+            entries in prop::collection::btree_map(any::<String>(), any::<String>(), 0..4),
+            others in prop::collection::btree_map("[0-9:]{0,2}", "[0-9:]{0,2}", 0..3),
+        ) {
+            for map in [&entries, &others] {
+                let metadata = Metadata::from(map.clone());
+                let back: BTreeMap<_, _> = metadata.iter().collect();
+                prop_assert!(back.iter().map(|(k, v)| (*k, *v)).eq(map.iter().map(|(k, v)| (&**k, &**v))));
+                prop_assert_eq!(metadata.is_empty(), map.is_empty());
+                let hash = |hashed: &dyn Fn(&mut std::hash::DefaultHasher)| {
+                    let mut state = std::hash::DefaultHasher::new();
+                    hashed(&mut state);
+                    state.finish()
+                };
+                prop_assert_eq!(hash(&|s| metadata.hash(s)), hash(&|s| map.hash(s)));
+                prop_assert_eq!(serde_json::to_value(&metadata)?, serde_json::to_value(map)?);
+            }
+            let equal = Metadata::from(entries.clone()) == Metadata::from(others.clone());
+            prop_assert_eq!(equal, entries == others);
+        }
+    }
+
+    #[test]
+    fn an_origin_has_one_slash_between_root_and_znode() {
+        for (root, path) in [
+            ("/services", "/services/a/i"),
+            ("/", "/a/i"),
+            ("/s/", "/s/a/i"),
+        ] {
+            let origin = Origin {
+                root: root.into(),
+                znode: "a/i".into(),
+                format: "plain",
+                czxid: 1,
+                mzxid: 1,
+            };
+            assert_eq!(origin.path(), path);
+        }
+    }
 }

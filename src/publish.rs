@@ -116,7 +116,6 @@ impl Publisher {
         let services = changes
             .iter()
             .map(|name| (&**name, view.services.get(name)));
-        let services = services.map(|(name, service)| (name, service.map(|service| &**service)));
         let updates = self.translation.apply(services);
         let written = updates
             .into_iter()
@@ -146,7 +145,7 @@ impl Publisher {
 
     /// Returns how many resources changed.
     fn take(&mut self, update: Update) -> usize {
-        let snapshot = self.snapshots.of_mut(update.client);
+        let snapshot = self.snapshots.of_mut(update.edition);
         let removed = update
             .remove
             .into_iter()

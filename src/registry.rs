@@ -57,12 +57,12 @@ pub struct Stat {
 pub enum Event {
     /// The znode exists with this data; new, changed or confirmed.
     Put {
-        path: String,
+        path: Arc<str>,
         data: Bytes,
         stat: Stat,
     },
     /// The znode is gone, and with it what was below it.
-    Delete { path: String },
+    Delete { path: Arc<str> },
 }
 
 /// Events that take effect together.

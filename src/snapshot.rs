@@ -1,4 +1,4 @@
-//! What clients of one kind are served: an immutable snapshot with a change log.
+//! What clients are served: an immutable snapshot of each edition, with a change log.
 //!
 //! It refuses to know what resources mean and who reads them. There is one writer; a reader clones
 //! the snapshot, which costs nothing (the maps share their nodes), and keeps a *cursor*: the place in
@@ -8,11 +8,11 @@
 //! Invariant: for a cursor that the log reaches back to, [`ResourceSet::since`] names exactly what
 //! differs between the set then and the set now (and what was rewritten or re-created meanwhile).
 
-use std::{sync::Arc, time::Instant};
+use std::{borrow::Borrow, cmp::Ordering, sync::Arc, time::Instant};
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 
-use crate::resource::{ClientKind, Resource, ResourceType, Version};
+use crate::resource::{Edition, Profile, Resource, ResourceType, Version};
 
 /// A place in a set's change log; 0 is before everything.
 pub type Cursor = u64;
@@ -22,10 +22,10 @@ pub type Cursor = u64;
 /// A reader that was away for longer has to start over; it comes back with the versions it holds.
 const TOMBSTONES: usize = 4096;
 
-/// The snapshots of all kinds of clients, as they are published together.
+/// The snapshots of all editions, as they are published together.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshots {
-    kinds: [Snapshot; ClientKind::ALL.len()],
+    editions: [Snapshot; Edition::ALL.len()],
     /// Whether the registry was mirrored completely once; nothing is answered before.
     pub loaded: bool,
     /// When the oldest change that this publication is the first to show was seen in the registry.
@@ -33,16 +33,35 @@ pub struct Snapshots {
 }
 
 impl Snapshots {
-    pub fn of(&self, kind: ClientKind) -> &Snapshot {
-        &self.kinds[kind as usize]
+    pub fn of(&self, edition: Edition) -> &Snapshot {
+        &self.editions[edition as usize]
     }
 
-    pub fn of_mut(&mut self, kind: ClientKind) -> &mut Snapshot {
-        &mut self.kinds[kind as usize]
+    pub fn of_mut(&mut self, edition: Edition) -> &mut Snapshot {
+        &mut self.editions[edition as usize]
+    }
+
+    /// What such a client is served.
+    pub fn view(&self, profile: Profile) -> View<'_> {
+        let snapshots = self;
+        View { snapshots, profile }
     }
 }
 
-/// All resources for one kind of clients.
+/// The snapshots as one client sees them: of each type its edition.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    snapshots: &'a Snapshots,
+    profile: Profile,
+}
+
+impl<'a> View<'a> {
+    pub fn set(self, kind: ResourceType) -> &'a ResourceSet {
+        self.snapshots.of(self.profile.edition(kind)).set(kind)
+    }
+}
+
+/// All resources of one edition.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     sets: [ResourceSet; ResourceType::ALL.len()],
@@ -68,16 +87,17 @@ impl Snapshot {
 /// The resources of one type, by name, and the order in which they last changed.
 #[derive(Clone, Debug, Default)]
 pub struct ResourceSet {
-    live: OrdMap<Arc<str>, Entry>,
-    dead: OrdMap<Arc<str>, Entry>,
+    live: OrdSet<Entry>,
+    dead: OrdSet<Entry>,
     /// The latest change of each name, live or dead.
-    log: OrdMap<Cursor, Arc<str>>,
+    log: OrdMap<Cursor, Arc<Resource>>,
     latest: Cursor,
     /// The latest change that the log has forgotten.
     forgotten: Cursor,
     digest: u64,
 }
 
+/// A resource under its name, which is all that is compared.
 #[derive(Clone, Debug)]
 struct Entry {
     resource: Arc<Resource>,
@@ -87,12 +107,44 @@ struct Entry {
     born: Cursor,
 }
 
+impl Entry {
+    fn name(&self) -> &str {
+        &self.resource.name
+    }
+}
+
+impl Borrow<str> for Entry {
+    fn borrow(&self) -> &str {
+        self.name()
+    }
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.name().cmp(other.name())
+    }
+}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+}
+
+impl Eq for Entry {}
+
 /// One difference between then and now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change<'a> {
     /// The cursor of a reader that has seen this change and all before it.
     pub at: Cursor,
-    /// The resource as it is now, or as it was when it went.
+    /// The resource as it is now, or as it was when it went: some clients hold it for a while.
     pub resource: &'a Arc<Resource>,
     pub removed: bool,
 }
@@ -104,7 +156,7 @@ impl ResourceSet {
 
     /// In the order of their names.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        self.live.values().map(|entry| &entry.resource)
+        self.live.iter().map(|entry| &entry.resource)
     }
 
     pub fn len(&self) -> usize {
@@ -136,7 +188,7 @@ impl ResourceSet {
             std::ops::Bound::Excluded(cursor),
             std::ops::Bound::Unbounded,
         ));
-        range.filter_map(move |(_, name)| self.change(name, cursor))
+        range.filter_map(move |(_, resource)| self.change(&resource.name, cursor))
     }
 
     /// The names of everything that changed behind the cursor, also of what came and went.
@@ -145,7 +197,7 @@ impl ResourceSet {
             std::ops::Bound::Excluded(cursor),
             std::ops::Bound::Unbounded,
         );
-        self.log.range(behind).map(|(_, name)| name)
+        self.log.range(behind).map(|(_, resource)| &resource.name)
     }
 
     /// What happened to one name behind the cursor.
@@ -161,8 +213,7 @@ impl ResourceSet {
     }
 
     fn put(&mut self, resource: Arc<Resource>) -> bool {
-        let name = resource.name.clone();
-        let before = self.live.get(&name).cloned();
+        let before = self.live.get(&*resource.name).cloned();
         if let Some(Entry {
             resource: before, ..
         }) = &before
@@ -173,21 +224,18 @@ impl ResourceSet {
             self.digest = self.digest.wrapping_sub(share(before));
         }
         self.digest = self.digest.wrapping_add(share(&resource));
-        let known = before.or_else(|| self.dead.remove(&name));
+        let known = before.or_else(|| self.dead.remove(&*resource.name));
         if let Some(known) = &known {
             self.log.remove(&known.changed);
         }
         let changed = self.next();
         let born = known.map_or(changed, |known| known.born);
-        self.log.insert(changed, name.clone());
-        self.live.insert(
-            name,
-            Entry {
-                resource,
-                changed,
-                born,
-            },
-        );
+        self.log.insert(changed, resource.clone());
+        self.live.insert(Entry {
+            resource,
+            changed,
+            born,
+        });
         true
     }
 
@@ -197,10 +245,9 @@ impl ResourceSet {
         };
         self.digest = self.digest.wrapping_sub(share(&entry.resource));
         let changed = self.next();
-        let name = entry.resource.name.clone();
         self.log.remove(&entry.changed);
-        self.log.insert(changed, name.clone());
-        self.dead.insert(name, Entry { changed, ..entry });
+        self.log.insert(changed, entry.resource.clone());
+        self.dead.insert(Entry { changed, ..entry });
         if self.dead.len() > 2 * (self.live.len() + TOMBSTONES) {
             self.forget();
         }
@@ -214,12 +261,12 @@ impl ResourceSet {
 
     /// Drops the older half of the removals, so that the cost for each removal stays constant.
     fn forget(&mut self) {
-        let mut ages: Vec<Cursor> = self.dead.values().map(|entry| entry.changed).collect();
+        let mut ages: Vec<Cursor> = self.dead.iter().map(|entry| entry.changed).collect();
         ages.sort_unstable();
         let limit = ages[ages.len() / 2];
         for age in ages.into_iter().take_while(|age| *age <= limit) {
-            if let Some(name) = self.log.remove(&age) {
-                self.dead.remove(&name);
+            if let Some(resource) = self.log.remove(&age) {
+                self.dead.remove(&*resource.name);
             }
         }
         self.forgotten = limit;
@@ -284,6 +331,19 @@ mod tests {
         snapshot.put(cluster("b", 1));
         snapshot.remove(ResourceType::Cluster, "b");
         assert!(changes(&snapshot, cursor).is_empty());
+    }
+
+    #[test]
+    fn what_went_is_told_with_its_bytes() {
+        let mut snapshot = Snapshot::default();
+        let body = || b"body".to_vec();
+        let cluster = Resource::deferred(ResourceType::Cluster, "a", Version(7), body);
+        snapshot.put(cluster);
+        let cursor = snapshot.set(ResourceType::Cluster).latest();
+        snapshot.remove(ResourceType::Cluster, "a");
+        let set = snapshot.set(ResourceType::Cluster);
+        let gone: Vec<_> = set.since(cursor).map(|c| c.resource.body()).collect();
+        assert_eq!(gone, [&b"body"[..]]);
     }
 
     #[test]

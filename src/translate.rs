@@ -4,6 +4,7 @@
 //! Service ─┬─▶ endpoint ──▶ maglev ──▶ cluster     NAME for both kinds
 //!          ├─▶ route      virtual hosts of `outbound` for Envoy, NAME for gRPC
 //!          └─▶ listener   `outbound` for Envoy, NAME for gRPC
+//!    on_demand            `outbound` for sidecars that load services on demand
 //! ```
 //!
 //! Pure. It refuses to know where services come from (ZooKeeper) and who gets the resources
@@ -16,6 +17,7 @@ mod endpoint;
 mod listener;
 mod maglev;
 mod name;
+mod on_demand;
 mod rendering;
 mod route;
 mod wire;
@@ -35,12 +37,13 @@ use self::{
     listener::{GrpcListener, OutboundListener},
     maglev::TableSize,
     name::Suffix,
-    rendering::render,
+    on_demand::{OnDemandListener, OnDemandRoutes},
+    rendering::{Spec, render, render_later},
     route::{GrpcRoutes, VirtualHosts},
 };
 use crate::{
     model::Service,
-    resource::{ClientKind, Resource, ResourceType, Version},
+    resource::{Edition, Resource, ResourceType, Version},
 };
 
 /// How services show up in the mesh. Requests are spread weighted-randomly; there is no other way yet.
@@ -52,10 +55,10 @@ pub struct Config {
     pub domain_suffix: String,
 }
 
-/// What a change of services means for one kind of client.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a change of services means for one edition.
+#[derive(Debug, PartialEq, Eq)]
 pub struct Update {
-    pub client: ClientKind,
+    pub edition: Edition,
     /// Appeared or changed.
     pub put: Vec<Resource>,
     /// Gone.
@@ -63,9 +66,9 @@ pub struct Update {
 }
 
 impl Update {
-    fn new(client: ClientKind) -> Self {
+    fn new(edition: Edition) -> Self {
         Self {
-            client,
+            edition,
             put: Vec::new(),
             remove: Vec::new(),
         }
@@ -79,6 +82,7 @@ pub struct Translation {
     services: BTreeMap<Arc<str>, Rendered>,
     hosts: VirtualHosts,
     listener: Option<Version>,
+    on_demand: Versions,
 }
 
 /// What a service was last rendered to.
@@ -104,19 +108,20 @@ impl Translation {
             config,
             services: BTreeMap::new(),
             listener: None,
+            on_demand: Versions::default(),
         }
     }
 
     /// The resources that change with these services: each named once, `None` where it is gone.
     ///
     /// The first call, with the whole registry, also yields what there is without any service: a
-    /// sidecar's listener and route configuration. There is one update for each kind of client.
+    /// sidecar's listener and route configuration. There is one update for each edition.
     pub fn apply<'a>(
         &mut self,
-        changes: impl IntoIterator<Item = (&'a str, Option<&'a Service>)>,
+        changes: impl IntoIterator<Item = (&'a str, Option<&'a Arc<Service>>)>,
     ) -> Vec<Update> {
-        let mut envoy = Update::new(ClientKind::Envoy);
-        let mut grpc = Update::new(ClientKind::Grpc);
+        let mut envoy = Update::new(Edition::Envoy);
+        let mut grpc = Update::new(Edition::Grpc);
         let mut present = Vec::new();
         for (name, service) in changes {
             match service {
@@ -129,10 +134,20 @@ impl Translation {
             self.put(service, &mut envoy, &mut grpc);
         }
         let address = self.config.outbound_listen;
-        let listener = render(&OutboundListener { address }, &mut self.listener);
+        let listener = render(OutboundListener { address }, &mut self.listener);
         envoy.put.extend(listener);
         self.hosts.render(&mut envoy);
-        vec![envoy, grpc]
+        vec![envoy, grpc, self.on_demand()]
+    }
+
+    fn on_demand(&mut self) -> Update {
+        let mut update = Update::new(Edition::OnDemand);
+        let address = self.config.outbound_listen;
+        let last = &mut self.on_demand;
+        let listener = OnDemandListener { address };
+        update.put.extend(render(listener, &mut last.listener));
+        update.put.extend(render(OnDemandRoutes, &mut last.routes));
+        update
     }
 
     fn remove(&mut self, name: &str, envoy: &mut Update, grpc: &mut Update) {
@@ -153,7 +168,7 @@ impl Translation {
         }
     }
 
-    fn put(&mut self, service: &Service, envoy: &mut Update, grpc: &mut Update) {
+    fn put(&mut self, service: &Arc<Service>, envoy: &mut Update, grpc: &mut Update) {
         if !self.services.contains_key(&service.name) {
             self.hosts.insert(&service.name);
         }
@@ -164,22 +179,27 @@ impl Translation {
 }
 
 impl Rendered {
-    fn put_envoy(&mut self, service: &Service, put: &mut Vec<Resource>) {
-        let name = &service.name;
+    fn put_envoy(&mut self, service: &Arc<Service>, put: &mut Vec<Resource>) {
+        let name = service.name.clone();
         let assignment = EnvoyAssignment::new(service);
         self.table = self.table.grown_for(assignment.weights());
         let table = self.table;
         let last = &mut self.envoy;
-        put.extend(render(&EnvoyCluster { name, table }, &mut last.cluster));
-        put.extend(render(&assignment, &mut last.endpoints));
+        put.extend(render(EnvoyCluster { name, table }, &mut last.cluster));
+        let shared = service.clone();
+        let encode = move || EnvoyAssignment::new(&shared).body();
+        put.extend(render_later(&assignment, &mut last.endpoints, encode));
     }
 
-    fn put_grpc(&mut self, service: &Service, put: &mut Vec<Resource>) {
-        let name = &service.name;
+    fn put_grpc(&mut self, service: &Arc<Service>, put: &mut Vec<Resource>) {
+        let name = || service.name.clone();
         let last = &mut self.grpc;
-        put.extend(render(&GrpcCluster { name }, &mut last.cluster));
-        put.extend(render(&GrpcAssignment::new(service), &mut last.endpoints));
-        put.extend(render(&GrpcListener { name }, &mut last.listener));
-        put.extend(render(&GrpcRoutes { name }, &mut last.routes));
+        put.extend(render(GrpcCluster { name: name() }, &mut last.cluster));
+        let assignment = GrpcAssignment::new(service);
+        let shared = service.clone();
+        let encode = move || GrpcAssignment::new(&shared).body();
+        put.extend(render_later(&assignment, &mut last.endpoints, encode));
+        put.extend(render(GrpcListener { name: name() }, &mut last.listener));
+        put.extend(render(GrpcRoutes { name: name() }, &mut last.routes));
     }
 }

@@ -27,6 +27,7 @@ pub mod request;
 pub mod server;
 pub mod session;
 pub mod sotw;
+mod spelling;
 pub mod status;
 pub mod stream;
 mod subscription;

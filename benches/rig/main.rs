@@ -7,7 +7,7 @@
 //! absolute time is a bar, and nothing is asserted but that no side loses anything. `BENCH=quick` (the
 //! default) takes some minutes, `BENCH=full` goes up to 10,000 clients. Everything is on loopback, and
 //! every process that is started here ends here. Words on the command line choose measures:
-//! `growth`, `propagation`, `fanout`, `memory`, `storm`; and `soak`, which runs only where it is asked for.
+//! `growth`, `propagation`, `fanout`, `memory`, `storm`, `sidecar`; and `soak`, which runs only where it is asked for.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 // A method's path is not general enough in its lifetime.
@@ -29,6 +29,7 @@ mod propagation;
 mod report;
 mod resident;
 mod server;
+mod sidecar;
 mod soak;
 mod statistics;
 mod storm;
@@ -168,6 +169,9 @@ async fn bench(words: &[&str]) {
     }
     if wanted("storm") {
         storm::measure(&mut rig).await;
+    }
+    if wanted("sidecar") {
+        sidecar::measure(&mut rig).await;
     }
     if words.contains(&"soak") {
         soak::measure(&mut rig).await;

@@ -1,8 +1,8 @@
-//! Instances of services: HTTP servers that answer with their own address.
+//! Instances of services: HTTP servers that answer with their own address, and with what was posted.
 
 use std::net::SocketAddr;
 
-use axum::{Router, routing::get};
+use axum::{Router, body::Bytes, routing::any};
 use tokio::{net::TcpListener, task::JoinHandle};
 
 /// An instance; dropping it refuses connections from then on.
@@ -15,7 +15,10 @@ impl Backend {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let router = Router::new().fallback(get(move || async move { address.to_string() }));
+        let answer = move |posted: Bytes| async move {
+            format!("{address}{}", String::from_utf8_lossy(&posted))
+        };
+        let router = Router::new().fallback(any(answer));
         let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { address, task }
     }

@@ -13,7 +13,7 @@ use envoy_types::pb::{
     google::rpc::Status as RpcStatus,
 };
 use meshkeeper::{
-    resource::{ClientKind, Resource, ResourceType, Version},
+    resource::{Edition, Resource, ResourceType, Version},
     snapshot::{Snapshot, Snapshots},
     xds::{
         admission::{Admission, Limits},
@@ -87,6 +87,7 @@ impl Server {
             clients: clients.clone(),
             metrics: metrics.clone(),
             admission,
+            on_demand: false,
             stop: stop.clone(),
         };
         let routes = introspection(&context, kept, loads);
@@ -122,7 +123,7 @@ impl Server {
 
     /// Publishes a change of what Envoy is served.
     pub fn change(&self, change: impl FnOnce(&mut Snapshot)) {
-        self.change_all(|snapshots| change(snapshots.of_mut(ClientKind::Envoy)));
+        self.change_all(|snapshots| change(snapshots.of_mut(Edition::Envoy)));
     }
 
     /// Publishes a change of what anybody is served.

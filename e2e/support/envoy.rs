@@ -46,6 +46,11 @@ impl Envoy {
         Self::with(server.xds, server.outbound, node, &["--load-reports"]).await
     }
 
+    /// A sidecar that loads services on demand.
+    pub async fn on_demand(server: &MeshKeeper, node: &str) -> Self {
+        Self::with(server.xds, server.outbound, node, &["--on-demand"]).await
+    }
+
     /// Started and initialised: its listener is there.
     pub async fn of(xds: SocketAddr, outbound: SocketAddr, node: &str) -> Self {
         Self::with(xds, outbound, node, &[]).await

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 /// Keeps its connections, like a service that calls another.
 #[derive(Clone)]
-pub struct Http(Client<HttpConnector, Empty<Bytes>>);
+pub struct Http(Client<HttpConnector, Full<Bytes>>);
 
 impl Http {
     pub fn new() -> Self {
@@ -27,10 +27,27 @@ impl Http {
         host: &str,
         path: &str,
     ) -> Result<(StatusCode, String), String> {
-        let request = Request::get(format!("http://{address}{path}"))
-            .header("host", host)
-            .body(Empty::new())
-            .unwrap();
+        let request = Request::get(format!("http://{address}{path}"));
+        self.send(request, host, Bytes::new()).await
+    }
+
+    pub async fn post(
+        &self,
+        address: SocketAddr,
+        host: &str,
+        body: impl Into<Bytes>,
+    ) -> Result<(StatusCode, String), String> {
+        let request = Request::post(format!("http://{address}/"));
+        self.send(request, host, body.into()).await
+    }
+
+    async fn send(
+        &self,
+        request: http::request::Builder,
+        host: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, String), String> {
+        let request = request.header("host", host).body(body.into()).unwrap();
         let response = self
             .0
             .request(request)

@@ -25,24 +25,31 @@ pub struct MeshKeeper {
 impl MeshKeeper {
     /// Started and not waited for.
     pub fn spawn(zookeeper: &str) -> Self {
-        Self::spawn_with(zookeeper, "")
+        Self::spawn_with(zookeeper, "", "")
     }
 
     /// Ready, with further keys of `xds` (`maxStreams: 5`).
     pub async fn start_with(zookeeper: &str, xds: &str) -> Self {
-        let server = Self::spawn_with(zookeeper, xds);
+        let server = Self::spawn_with(zookeeper, xds, "");
         server.ready().await;
         server
     }
 
-    fn spawn_with(zookeeper: &str, keys: &str) -> Self {
+    /// Ready, with further keys of `mesh`.
+    pub async fn start_mesh_with(zookeeper: &str, mesh: &str) -> Self {
+        let server = Self::spawn_with(zookeeper, "", mesh);
+        server.ready().await;
+        server
+    }
+
+    fn spawn_with(zookeeper: &str, xds_keys: &str, mesh_keys: &str) -> Self {
         let folder = TempDir::new().unwrap();
         let (xds, admin, outbound) = (free_address(), free_address(), free_address());
         let config = format!(
             "registries: [{{name: main, connect: \"{zookeeper}\", sessionTimeout: 4s}}]\n\
-             xds: {{listen: \"{xds}\", {keys}}}\n\
+             xds: {{listen: \"{xds}\", {xds_keys}}}\n\
              admin: {{listen: \"{admin}\"}}\n\
-             mesh: {{outboundListen: \"{outbound}\"}}\n"
+             mesh: {{outboundListen: \"{outbound}\", {mesh_keys}}}\n"
         );
         std::fs::write(folder.path().join("meshkeeper.yaml"), config).unwrap();
         let child = serve(&folder);

@@ -7,7 +7,7 @@ use envoy_types::pb::envoy::{
     service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest},
 };
 use meshkeeper::{
-    resource::{ClientKind, Resource, ResourceType, Version},
+    resource::{Edition, Resource, ResourceType, Version},
     xds::status::State,
 };
 use tonic::Code;
@@ -23,7 +23,7 @@ async fn proxyless_wildcards_hold_no_listeners_and_no_routes() {
     server.change_all(|snapshots| {
         for kind in TYPES {
             let resource = Resource::new(kind, "a", Version(1), &[]);
-            snapshots.of_mut(ClientKind::Grpc).put(resource);
+            snapshots.of_mut(Edition::Grpc).put(resource);
         }
     });
     let grpc = || {

@@ -17,9 +17,9 @@ use tokio::sync::Semaphore;
 
 use super::Sources;
 use crate::{
-    model::{Health, Instance, Service, Weight},
+    model::{Health, Instance, Metadata, Service, Weight},
     registry::{Rejected, View},
-    resource::{ClientKind, Resource, ResourceType, json::message_json},
+    resource::{Edition, Resource, ResourceType, json::message_json},
 };
 
 /// How many long answers are rendered at once; the others wait for their turn.
@@ -100,16 +100,16 @@ pub struct ConfigQuery {
     name: Option<String>,
 }
 
-const CONFIG_REMEDY: &str = "ask as in /api/v1/config?kind=envoy&type=clusters: kind is envoy or grpc, \
+const CONFIG_REMEDY: &str = "ask as in /api/v1/config?kind=envoy&type=clusters: kind is envoy, grpc or onDemand, \
      type is clusters, endpoints, listeners or routes, and name may pick one resource";
 
 pub async fn config(State(sources): State<Sources>, query: Parameters<ConfigQuery>) -> Answer {
     let Query(query) = query.map_err(|rejection| bad_query(&rejection, CONFIG_REMEDY))?;
-    let client = one_of(
+    let edition = one_of(
         "kind",
         query.kind.as_deref(),
-        &ClientKind::ALL,
-        ClientKind::as_str,
+        &Edition::ALL,
+        Edition::as_str,
     )?;
     let kind = one_of(
         "type",
@@ -117,11 +117,11 @@ pub async fn config(State(sources): State<Sources>, query: Parameters<ConfigQuer
         &ResourceType::ALL,
         ResourceType::as_str,
     )?;
-    let mut resources = sources.resources.resources(client, kind);
+    let mut resources = sources.resources.resources(edition, kind);
     if let Some(name) = query.name {
         resources.retain(|resource| *resource.name == *name);
         if resources.is_empty() {
-            let error = format!("{} has no `{name}` for {}", kind.as_str(), client.as_str());
+            let error = format!("{} has no `{name}` for {}", kind.as_str(), edition.as_str());
             return Err(Refusal::new(
                 StatusCode::NOT_FOUND,
                 error,
@@ -129,7 +129,7 @@ pub async fn config(State(sources): State<Sources>, query: Parameters<ConfigQuer
             ));
         }
     }
-    respond(move |body| write_config(body, client, kind, &resources)).await
+    respond(move |body| write_config(body, edition, kind, &resources)).await
 }
 
 fn one_of<T: Copy>(
@@ -201,8 +201,8 @@ struct InstanceView<'a> {
     weight: Weight,
     zone: Option<&'a str>,
     health: String,
-    metadata: &'a std::collections::BTreeMap<String, String>,
-    path: &'a str,
+    metadata: &'a Metadata,
+    path: String,
     format: &'a str,
     czxid: i64,
     mzxid: i64,
@@ -224,14 +224,14 @@ impl<'a> ServiceView<'a> {
 impl<'a> InstanceView<'a> {
     fn of(instance: &'a Instance) -> Self {
         Self {
-            id: &instance.id,
+            id: instance.id(),
             address: instance.address.to_string(),
             port: instance.port,
             weight: instance.weight,
             zone: instance.zone.as_deref(),
             health: health(instance),
             metadata: &instance.metadata,
-            path: &instance.origin.path,
+            path: instance.origin.path(),
             format: instance.origin.format,
             czxid: instance.origin.czxid,
             mzxid: instance.origin.mzxid,
@@ -268,7 +268,7 @@ impl<'a> RejectedView<'a> {
 
 fn write_config(
     mut body: impl io::Write,
-    client: ClientKind,
+    edition: Edition,
     kind: ResourceType,
     resources: &[Arc<Resource>],
 ) -> serde_json::Result<()> {
@@ -280,7 +280,7 @@ fn write_config(
         resources: &'a [Arc<Resource>],
     }
     let view = ConfigView {
-        kind: client.as_str(),
+        kind: edition.as_str(),
         r#type: kind.as_str(),
         resources,
     };
@@ -306,22 +306,23 @@ fn resource_view(resource: &Resource) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::{collections::BTreeMap, net::Ipv4Addr};
 
     use super::*;
     use crate::{model::Origin, resource::Version};
 
     fn instance(health: Health, weight: u32) -> Instance {
         Instance {
-            id: "i-1".into(),
+            own_id: None,
             address: Ipv4Addr::LOCALHOST.into(),
             port: 8080,
             weight: Weight::new(weight).unwrap(),
             zone: None,
             health,
-            metadata: [("version".to_owned(), "v2".to_owned())].into(),
+            metadata: BTreeMap::from([("version".to_owned(), "v2".to_owned())]).into(),
             origin: Origin {
-                path: "/services/orders/i-1".into(),
+                root: "/services".into(),
+                znode: "orders/i-1".into(),
                 format: "json",
                 czxid: 1,
                 mzxid: 2,
@@ -366,13 +367,7 @@ mod tests {
         };
         let resources = [resource("bad", &[0xff]), resource("good", &[])];
         let mut body = Vec::new();
-        write_config(
-            &mut body,
-            ClientKind::Envoy,
-            ResourceType::Cluster,
-            &resources,
-        )
-        .unwrap();
+        write_config(&mut body, Edition::Envoy, ResourceType::Cluster, &resources).unwrap();
         let told: Value = serde_json::from_slice(&body).unwrap();
         assert!(told["resources"][0]["error"].is_string(), "{told}");
         assert_eq!(

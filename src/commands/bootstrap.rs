@@ -9,7 +9,10 @@ use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
 use super::{flags::Flags, output};
-use crate::config::{Problems, value::host_port};
+use crate::{
+    config::{Problems, value::host_port},
+    resource::Profile,
+};
 
 const EXAMPLES: &str = "\
 Envoy asks with delta ADS and waits for its first configuration before it reports to be ready, so
@@ -59,6 +62,10 @@ pub struct Args {
     #[arg(long)]
     load_reports: bool,
 
+    /// Have Envoy start without any service and learn of each at its first request
+    #[arg(long)]
+    on_demand: bool,
+
     /// How it is written
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Format::Json)]
     output: Format,
@@ -106,6 +113,10 @@ impl Args {
                 let message = "gRPC reports what its clusters ask for; leave it out for gRPC";
                 flags.refuse("--load-reports", message);
             }
+            if self.on_demand {
+                let message = "gRPC asks for what it dials anyway; leave it out for gRPC";
+                flags.refuse("--on-demand", message);
+            }
             if self.output == Format::Yaml {
                 flags.refuse("--output", "gRPC reads JSON only; leave `yaml` out");
             }
@@ -120,6 +131,7 @@ impl Args {
                 zone,
                 admin_port,
                 load_reports: self.load_reports,
+                on_demand: self.on_demand,
             })
         };
         let made = made();
@@ -138,6 +150,7 @@ struct Bootstrap {
     zone: Option<String>,
     admin_port: Option<u16>,
     load_reports: bool,
+    on_demand: bool,
 }
 
 impl Bootstrap {
@@ -156,6 +169,9 @@ impl Bootstrap {
         });
         if let Some(port) = self.admin_port {
             bootstrap["admin"] = json!({"address": socket("127.0.0.1", port)});
+        }
+        if self.on_demand {
+            bootstrap["node"]["metadata"] = json!({Profile::METADATA: {Profile::ON_DEMAND: true}});
         }
         if self.load_reports {
             bootstrap["cluster_manager"] = json!({"load_stats_config": load_stats_config()});
@@ -285,6 +301,7 @@ mod tests {
             zone: Some("a".into()),
             admin_port: None,
             load_reports: false,
+            on_demand: false,
         }
     }
 
@@ -303,6 +320,7 @@ mod tests {
             let mut bootstrap = bootstrap(host);
             bootstrap.admin_port = Some(15000);
             bootstrap.load_reports = true;
+            bootstrap.on_demand = true;
             as_envoy_reads_it(bootstrap.envoy());
         }
     }
@@ -367,6 +385,7 @@ mod tests {
             zone: Some(String::new()),
             admin_port: Some("0".into()),
             load_reports: true,
+            on_demand: true,
             output: Format::Yaml,
         };
         let problems = args.checked().unwrap_err().to_string();
@@ -384,6 +403,7 @@ mod tests {
                 "--admin-port",
                 "--admin-port",
                 "--load-reports",
+                "--on-demand",
                 "--output"
             ]
         );

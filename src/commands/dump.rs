@@ -9,7 +9,7 @@ use super::{
     remote::{self, Remote, list, text},
     table::Table,
 };
-use crate::resource::{ClientKind, ResourceType};
+use crate::resource::{Edition, ResourceType};
 
 const EXAMPLES: &str = "\
 The document has the keys services, rejected, clients and config; config holds the resources of each
@@ -39,15 +39,15 @@ impl Args {
 
 async fn gather(remote: &Remote) -> anyhow::Result<Value> {
     let mut config = Map::new();
-    for client in ClientKind::ALL {
+    for edition in Edition::ALL {
         let mut types = Map::new();
-        for kind in ResourceType::ALL {
-            let (client, kind) = (client.as_str(), kind.as_str());
-            let path = format!("/api/v1/config?kind={client}&type={kind}");
+        for kind in held_types(edition) {
+            let (name, kind) = (edition.as_str(), kind.as_str());
+            let path = format!("/api/v1/config?kind={name}&type={kind}");
             let mut answer = remote.get(&path).await?;
             types.insert(kind.to_owned(), answer["resources"].take());
         }
-        config.insert(client.as_str().to_owned(), Value::Object(types));
+        config.insert(edition.as_str().to_owned(), Value::Object(types));
     }
     Ok(json!({
         "services": remote.get("/api/v1/services").await?,
@@ -55,6 +55,11 @@ async fn gather(remote: &Remote) -> anyhow::Result<Value> {
         "clients": remote.get("/api/v1/clients").await?,
         "config": config,
     }))
+}
+
+fn held_types(edition: Edition) -> impl Iterator<Item = ResourceType> {
+    let types = ResourceType::ALL.into_iter();
+    types.filter(move |kind| edition.holds(*kind))
 }
 
 fn summary(dump: &Value) -> String {
@@ -72,12 +77,12 @@ fn summary(dump: &Value) -> String {
     row("instances, healthy", healthy.count());
     row("rejected znodes", list(&dump["rejected"]).len());
     row("clients", list(&dump["clients"]).len());
-    for client in ClientKind::ALL {
-        for kind in ResourceType::ALL {
-            let (client, kind) = (client.as_str(), kind.as_str());
+    for edition in Edition::ALL {
+        for kind in held_types(edition) {
+            let (edition, kind) = (edition.as_str(), kind.as_str());
             row(
-                &format!("{client} {kind}"),
-                list(&dump["config"][client][kind]).len(),
+                &format!("{edition} {kind}"),
+                list(&dump["config"][edition][kind]).len(),
             );
         }
     }

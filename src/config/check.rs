@@ -279,7 +279,13 @@ impl<'t> Checker<'t> {
     }
 
     fn mesh(&mut self, part: Option<&(Part, &Node)>) -> Mesh {
-        let section = self.subsection(part, &["outboundListen", "domainSuffix", "loadBalancing"]);
+        let keys = [
+            "outboundListen",
+            "domainSuffix",
+            "onDemand",
+            "loadBalancing",
+        ];
+        let section = self.subsection(part, &keys);
         let or = Mesh::default();
         Mesh {
             outbound_listen: self.value(
@@ -292,6 +298,7 @@ impl<'t> Checker<'t> {
                 value::domain_suffix,
                 or.domain_suffix,
             ),
+            on_demand: self.switch(section.get("onDemand"), or.on_demand),
             load_balancing: self.value(
                 section.get("loadBalancing"),
                 value::load_balancing,
@@ -367,6 +374,17 @@ impl<'t> Checker<'t> {
             self.report(part, message);
             default
         })
+    }
+
+    fn switch(&mut self, part: Option<&(Part, &Node)>, default: bool) -> bool {
+        match part {
+            None => default,
+            Some((_, Node::Bool(on))) => *on,
+            Some((part, other)) => {
+                self.wrong(part, other, "`true` or `false`");
+                default
+            }
+        }
     }
 
     fn wrong(&mut self, part: &Part, node: &Node, wanted: &str) {

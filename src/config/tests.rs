@@ -21,6 +21,7 @@ admin: { listen: "127.0.0.1:15014" }
 mesh:
   outboundListen: 127.0.0.1:15001
   domainSuffix: mesh
+  onDemand: false
   loadBalancing: weightedRandom
 "#;
 
@@ -72,6 +73,18 @@ fn an_empty_suffix_is_written_in_quotes() {
         "m.yaml:1:8: mesh.domainSuffix: ",
         "is empty",
     );
+}
+
+#[test]
+fn on_demand_is_true_or_false() {
+    assert!(parse("mesh: {onDemand: true}").unwrap().mesh.on_demand);
+    for text in ["mesh: {onDemand: 'true'}", "mesh: {onDemand: 1}"] {
+        assert_problem(
+            text,
+            "m.yaml:1:18: mesh.onDemand: ",
+            "write `true` or `false`",
+        );
+    }
 }
 
 #[test]

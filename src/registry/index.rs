@@ -32,9 +32,10 @@ const UNSEEN: i64 = i64::MAX;
 pub struct Index {
     config: Config,
     registry: Arc<str>,
+    root: Arc<str>,
     services: BTreeMap<Arc<str>, Mirrored>,
     /// The well-named services by their names in lower case, the oldest first.
-    hosts: BTreeMap<String, BTreeSet<(i64, Arc<str>)>>,
+    hosts: BTreeMap<String, Vec<(i64, Arc<str>)>>,
     view: View,
     /// What was rejected, or for another reason, since they were taken.
     rejections: BTreeMap<String, Rejected>,
@@ -50,14 +51,14 @@ struct Mirrored {
     roster: Result<Roster, Reason>,
 }
 
-/// The services that a batch touched, each with the names of its touched znodes.
+/// The services that a batch touched, each with the paths of its touched znodes.
 type Dirty = BTreeMap<Arc<str>, BTreeSet<Arc<str>>>;
 
 /// Where a path of an event points to.
 enum Place<'a> {
     Root,
     Service(&'a str),
-    Instance(&'a str, &'a str),
+    Instance(&'a str),
     Elsewhere,
 }
 
@@ -68,7 +69,7 @@ impl Place<'_> {
             (Some(""), None, None) => Place::Root,
             (Some(service), None, None) => Place::Service(service),
             (Some(service), Some(name), None) if !service.is_empty() && !name.is_empty() => {
-                Place::Instance(service, name)
+                Place::Instance(service)
             }
             _ => Place::Elsewhere,
         }
@@ -79,6 +80,7 @@ impl Index {
     pub fn new(config: Config) -> Self {
         Self {
             registry: Arc::from(config.name.as_str()),
+            root: Arc::from(config.root.as_str()),
             config,
             services: BTreeMap::new(),
             hosts: BTreeMap::new(),
@@ -134,12 +136,12 @@ impl Index {
         &self.config
     }
 
-    fn put(&mut self, path: &str, data: &[u8], stat: Stat, dirty: &mut Dirty) {
+    fn put(&mut self, path: &Arc<str>, data: &[u8], stat: Stat, dirty: &mut Dirty) {
         match Place::of(path) {
-            Place::Service(service) => {
-                self.ensure(service, stat.czxid, dirty);
+            Place::Service(_) => {
+                self.ensure(Arc::clone(path), stat.czxid, dirty);
             }
-            Place::Instance(service, name) => self.put_instance(service, name, data, stat, dirty),
+            Place::Instance(service) => self.put_instance(service, path, data, stat, dirty),
             Place::Root | Place::Elsewhere => {}
         }
     }
@@ -147,34 +149,35 @@ impl Index {
     fn put_instance(
         &mut self,
         service: &str,
-        name: &str,
+        path: &Arc<str>,
         data: &[u8],
         stat: Stat,
         dirty: &mut Dirty,
     ) {
         let service = match self.services.get_key_value(service) {
             Some((service, _)) => Arc::clone(service),
-            None => self.ensure(service, UNSEEN, dirty),
+            None => self.ensure(Arc::from(service), UNSEEN, dirty),
         };
-        let path = full_path(&self.config.root, &[&service, name]);
+        let name = &path[service.len() + 1..];
         let outcome = self.decode(path, &Znode::new(name, data, stat));
         if let Some(Ok(roster)) = self.services.get_mut(&service).map(|m| &mut m.roster) {
-            mark(dirty, &service, roster.put(name, stat.czxid, outcome));
+            mark(dirty, &service, roster.put(path, stat.czxid, outcome));
         }
     }
 
-    fn decode(&self, path: String, znode: &Znode<'_>) -> Result<Instance, Rejected> {
+    fn decode(&self, path: &Arc<str>, znode: &Znode<'_>) -> Result<Instance, Rejected> {
         let (format, decoded) = self.config.format.decode(znode)?;
         Ok(Instance {
-            id: decoded.id.unwrap_or_else(|| znode.name.to_owned()),
+            own_id: decoded.id.map(String::into_boxed_str),
             address: decoded.address,
             port: decoded.port,
             weight: decoded.weight,
-            zone: decoded.zone,
+            zone: decoded.zone.map(Arc::from),
             health: decoded.health,
-            metadata: decoded.metadata,
+            metadata: decoded.metadata.into(),
             origin: Origin {
-                path,
+                root: Arc::clone(&self.root),
+                znode: Arc::clone(path),
                 format,
                 czxid: znode.stat.czxid,
                 mzxid: znode.stat.mzxid,
@@ -190,22 +193,22 @@ impl Index {
                 }
             }
             Place::Service(name) => self.delete_service(name, dirty),
-            Place::Instance(service, name) => {
+            Place::Instance(service) => {
                 let Some((service, mirrored)) = self.services.get_key_value(service) else {
                     return;
                 };
                 if mirrored.roster.is_ok() {
                     let service = Arc::clone(service);
-                    self.delete_instance(&service, name, dirty);
+                    self.delete_instance(&service, path, dirty);
                 }
             }
             Place::Elsewhere => {}
         }
     }
 
-    fn delete_instance(&mut self, service: &Arc<str>, name: &str, dirty: &mut Dirty) {
+    fn delete_instance(&mut self, service: &Arc<str>, path: &str, dirty: &mut Dirty) {
         if let Some(Ok(roster)) = self.services.get_mut(service).map(|m| &mut m.roster) {
-            mark(dirty, service, roster.delete(name));
+            mark(dirty, service, roster.delete(path));
         }
     }
 
@@ -215,14 +218,14 @@ impl Index {
         };
         let touched = dirty.entry(Arc::clone(&name)).or_default();
         if let Ok(roster) = &mirrored.roster {
-            touched.extend(roster.names().cloned());
+            touched.extend(roster.znodes().cloned());
             self.rename(&name, Some(mirrored.czxid), None, dirty);
         }
     }
 
     /// The service exists since `czxid`.
-    fn ensure(&mut self, name: &str, czxid: i64, dirty: &mut Dirty) -> Arc<str> {
-        let (name, before) = match self.services.entry(Arc::from(name)) {
+    fn ensure(&mut self, name: Arc<str>, czxid: i64, dirty: &mut Dirty) -> Arc<str> {
+        let (name, before) = match self.services.entry(name) {
             Entry::Occupied(mut entry) => {
                 let before = std::mem::replace(&mut entry.get_mut().czxid, czxid);
                 (Arc::clone(entry.key()), Some(before))
@@ -256,11 +259,15 @@ impl Index {
         let host = name.to_ascii_lowercase();
         let claims = self.hosts.entry(host.clone()).or_default();
         let holder = claims.first().map(|(_, name)| Arc::clone(name));
-        if let Some(before) = before {
-            claims.remove(&(before, Arc::clone(name)));
+        let place = |claims: &[(i64, Arc<str>)], age: i64| {
+            claims.binary_search_by(|(of, other)| (of, other).cmp(&(&age, name)))
+        };
+        if let Some(Ok(at)) = before.map(|before| place(claims, before)) {
+            claims.remove(at);
         }
-        if let Some(after) = after {
-            claims.insert((after, Arc::clone(name)));
+        if let Some((after, Err(at))) = after.map(|after| (after, place(claims, after))) {
+            claims.reserve_exact(1);
+            claims.insert(at, (after, Arc::clone(name)));
         }
         if holder.as_ref() != claims.first().map(|(_, name)| name) {
             for (_, claimant) in claims.iter() {
@@ -289,12 +296,12 @@ impl Index {
             &mut self.view,
             &mut self.rejections,
             &self.config.root,
-            &[name],
+            name,
             rejection,
         );
         let roster = self.services.get(name).and_then(|m| m.roster.as_ref().ok());
         if served != before.is_some() {
-            touched.extend(roster.into_iter().flat_map(Roster::names).cloned());
+            touched.extend(roster.into_iter().flat_map(Roster::znodes).cloned());
         }
         let serving = roster.filter(|_| served);
         for znode in &touched {
@@ -303,7 +310,7 @@ impl Index {
                 &mut self.view,
                 &mut self.rejections,
                 &self.config.root,
-                &[name, znode],
+                znode,
                 rejection,
             );
         }
@@ -391,7 +398,7 @@ fn difference(before: &Service, after: &Service) -> Difference {
 /// asks for its answer here.
 fn alike(a: &Arc<Instance>, b: &Arc<Instance>) -> bool {
     let Instance {
-        id,
+        own_id: _,
         address,
         port,
         weight,
@@ -402,7 +409,7 @@ fn alike(a: &Arc<Instance>, b: &Arc<Instance>) -> bool {
     } = &**a;
     Arc::ptr_eq(a, b)
         || ((address, port, weight, zone) == (&b.address, &b.port, &b.weight, &b.zone)
-            && (id, health, metadata) == (&b.id, &b.health, &b.metadata))
+            && (a.id(), health, metadata) == (b.id(), &b.health, &b.metadata))
 }
 
 fn mark(dirty: &mut Dirty, service: &Arc<str>, touched: Touched) {
@@ -418,18 +425,18 @@ fn show(
     view: &mut View,
     new: &mut BTreeMap<String, Rejected>,
     root: &str,
-    names: &[&str],
+    znode: &str,
     rejection: Option<Rejected>,
 ) {
     let Some(rejected) = rejection else {
         if !view.rejected.is_empty() {
-            let path = full_path(root, names);
+            let path = full_path(root, znode);
             view.rejected.remove(&path);
             new.remove(&path);
         }
         return;
     };
-    let path = full_path(root, names);
+    let path = full_path(root, znode);
     if view.rejected.get(&path) != Some(&rejected) {
         view.rejected.insert(path.clone(), rejected.clone());
         new.insert(path, rejected);
@@ -437,13 +444,8 @@ fn show(
 }
 
 /// The path in the ensemble, below the connect string's chroot.
-fn full_path(root: &str, names: &[&str]) -> String {
-    let mut path = root.trim_end_matches('/').to_owned();
-    for name in names {
-        path.push('/');
-        path.push_str(name);
-    }
-    path
+fn full_path(root: &str, znode: &str) -> String {
+    format!("{}/{znode}", root.trim_end_matches('/'))
 }
 
 #[cfg(test)]

@@ -1,14 +1,15 @@
 //! The registrations below one service's znode.
 //!
-//! It refuses to know other services, names and the tree. Invariants:
-//! - Of the znodes that register one `address:port` the newest (greatest `czxid`, then name) serves.
+//! It refuses to know other services and the tree; znodes are named by their paths. Invariants:
+//! - Of the znodes that register one `address:port` the newest (greatest `czxid`, then path) serves.
 //!   The others wait, each for the next newer one, so that a change touches two of them at most.
 //! - A znode's last good value serves until the znode is deleted, and while the process lives: it is
 //!   nowhere but in memory, so a replica that starts later never had it. A `Put` with another `czxid`
 //!   is another znode under the same name, which has no past.
 
 use std::{
-    collections::BTreeMap,
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     ops::Bound::{Excluded, Unbounded},
     sync::Arc,
@@ -20,14 +21,14 @@ use super::{
 };
 use crate::model::Instance;
 
-/// The names of the znodes whose standing a change may have touched.
+/// The paths of the znodes whose standing a change may have touched.
 pub(super) type Touched = [Option<Arc<str>>; 3];
 
 #[derive(Debug, Default)]
 pub(super) struct Roster {
     znodes: BTreeMap<Arc<str>, Registration>,
     /// The good values by `address:port`, the oldest first.
-    claims: BTreeMap<Claim, Arc<Instance>>,
+    claims: BTreeSet<Claim>,
 }
 
 #[derive(Debug)]
@@ -38,76 +39,90 @@ struct Registration {
     bad: Option<Box<Rejected>>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Claim {
-    address: IpAddr,
-    port: u16,
-    czxid: i64,
-    name: Arc<str>,
-}
+/// A good value in the order of what it claims; it is the one of its znode.
+#[derive(Clone, Debug)]
+struct Claim(Arc<Instance>);
 
 impl Claim {
-    fn of(name: &Arc<str>, instance: &Instance) -> Self {
-        Self {
-            address: instance.address,
-            port: instance.port,
-            czxid: instance.origin.czxid,
-            name: Arc::clone(name),
-        }
+    fn socket(&self) -> (IpAddr, u16) {
+        (self.0.address, self.0.port)
+    }
+
+    fn znode(&self) -> &Arc<str> {
+        &self.0.origin.znode
     }
 
     fn rivals(&self, other: &Self) -> bool {
-        (self.address, self.port) == (other.address, other.port)
+        self.socket() == other.socket()
     }
 }
 
+impl Ord for Claim {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let age = |claim: &Self| claim.0.origin.czxid;
+        (self.socket(), age(self))
+            .cmp(&(other.socket(), age(other)))
+            .then_with(|| self.znode().cmp(other.znode()))
+    }
+}
+
+impl PartialOrd for Claim {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Claim {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Claim {}
+
 impl Roster {
-    /// The znode `name`, created by `czxid`, now holds `outcome`.
+    /// The znode, created by `czxid`, now holds `outcome`.
     pub(super) fn put(
         &mut self,
-        name: &str,
+        znode: &Arc<str>,
         czxid: i64,
         outcome: Result<Instance, Rejected>,
     ) -> Touched {
-        let (name, past) = match self.znodes.remove_entry(name) {
-            Some((name, past)) => (name, Some(past)),
-            None => (Arc::from(name), None),
-        };
-        let past = past.map(|r| (r.czxid, r.good));
+        let past = self.znodes.remove(znode).map(|r| (r.czxid, r.good));
         let before = past
             .as_ref()
-            .and_then(|(_, good)| self.release(&name, good.as_deref()));
+            .and_then(|(_, good)| self.release(good.as_ref()));
         let kept = past.and_then(|(created, good)| good.filter(|_| created == czxid));
         let (good, bad) = match outcome {
-            Ok(new) => (
-                Some(kept.filter(|k| **k == new).unwrap_or_else(|| new.into())),
-                None,
-            ),
+            Ok(new) => {
+                let kept = kept.filter(|kept| **kept == new);
+                (Some(kept.unwrap_or_else(|| self.shared(new))), None)
+            }
             Err(rejected) => (kept, Some(Box::new(rejected))),
         };
-        let after = good.as_ref().and_then(|good| self.claim(&name, good));
+        let after = good.as_ref().and_then(|good| self.claim(good));
         let registration = Registration { czxid, good, bad };
-        self.znodes.insert(Arc::clone(&name), registration);
-        [Some(name), before, after]
+        self.znodes.insert(Arc::clone(znode), registration);
+        [Some(Arc::clone(znode)), before, after]
     }
 
-    /// The znode `name` is gone.
-    pub(super) fn delete(&mut self, name: &str) -> Touched {
-        let Some((name, past)) = self.znodes.remove_entry(name) else {
+    /// The znode is gone.
+    pub(super) fn delete(&mut self, znode: &str) -> Touched {
+        let Some((znode, past)) = self.znodes.remove_entry(znode) else {
             return [None, None, None];
         };
-        let before = self.release(&name, past.good.as_deref());
-        [Some(name), before, None]
+        let before = self.release(past.good.as_ref());
+        [Some(znode), before, None]
     }
 
-    pub(super) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+    pub(super) fn znodes(&self) -> impl Iterator<Item = &Arc<str>> {
         self.znodes.keys()
     }
 
     /// What serves: one instance for each `address:port`, in that order.
     pub(super) fn instances(&self) -> Vec<Arc<Instance>> {
         let mut serving: Vec<Arc<Instance>> = Vec::with_capacity(self.claims.len());
-        for instance in self.claims.values() {
+        for Claim(instance) in &self.claims {
             match serving.last_mut() {
                 Some(last) if (last.address, last.port) == (instance.address, instance.port) => {
                     *last = Arc::clone(instance);
@@ -118,10 +133,10 @@ impl Roster {
         serving
     }
 
-    /// Why the znode `name` is left out, or what of it is.
-    pub(super) fn rejection(&self, name: &Arc<str>) -> Option<Rejected> {
-        let registration = self.znodes.get(name)?;
-        let newer = |good: &Instance| self.newer(&Claim::of(name, good));
+    /// Why the znode is left out, or what of it is.
+    pub(super) fn rejection(&self, znode: &str) -> Option<Rejected> {
+        let registration = self.znodes.get(znode)?;
+        let newer = |good: &Arc<Instance>| self.newer(&Claim(Arc::clone(good)));
         match (&registration.bad, &registration.good) {
             (None, None) => None,
             (Some(bad), None) => Some(Rejected::clone(bad)),
@@ -131,34 +146,52 @@ impl Roster {
     }
 
     /// Adds a claim and tells whom it supersedes directly.
-    fn claim(&mut self, name: &Arc<str>, good: &Arc<Instance>) -> Option<Arc<str>> {
-        let claim = Claim::of(name, good);
+    fn claim(&mut self, good: &Arc<Instance>) -> Option<Arc<str>> {
+        let claim = Claim(Arc::clone(good));
         let older = self.older(&claim);
-        self.claims.insert(claim, Arc::clone(good));
+        self.claims.insert(claim);
         older
     }
 
     /// Drops the claim of a value and tells whom it superseded directly.
-    fn release(&mut self, name: &Arc<str>, good: Option<&Instance>) -> Option<Arc<str>> {
-        let claim = Claim::of(name, good?);
+    fn release(&mut self, good: Option<&Arc<Instance>>) -> Option<Arc<str>> {
+        let claim = Claim(Arc::clone(good?));
         self.claims.remove(&claim);
         self.older(&claim)
     }
 
     fn older(&self, claim: &Claim) -> Option<Arc<str>> {
-        let (older, _) = self.claims.range(..claim).next_back()?;
-        claim.rivals(older).then(|| Arc::clone(&older.name))
+        let older = self.claims.range(..claim).next_back()?;
+        claim.rivals(older).then(|| Arc::clone(older.znode()))
     }
 
     fn newer(&self, claim: &Claim) -> Option<&Instance> {
         let after = (Excluded(claim), Unbounded);
-        let (newer, instance) = self.claims.range(after).next()?;
-        claim.rivals(newer).then_some(instance)
+        let newer = self.claims.range(after).next()?;
+        claim.rivals(newer).then_some(&newer.0)
+    }
+
+    /// The instances of a service differ little: zone and metadata are held once where the neighbour
+    /// in the order of addresses has equal ones.
+    fn shared(&self, new: Instance) -> Arc<Instance> {
+        let claim = Claim(new.into());
+        let below = self.claims.range(..&claim).next_back();
+        let neighbour = below.or_else(|| self.claims.first());
+        let Claim(mut new) = claim;
+        if let (Some(Claim(neighbour)), Some(new)) = (neighbour, Arc::get_mut(&mut new)) {
+            if new.zone == neighbour.zone {
+                new.zone.clone_from(&neighbour.zone);
+            }
+            if new.metadata == neighbour.metadata {
+                new.metadata.clone_from(&neighbour.metadata);
+            }
+        }
+        new
     }
 }
 
 fn superseded(older: &Instance, newer: &Instance) -> Rejected {
-    let path = quoted_path(&newer.origin.path);
+    let path = quoted_path(&newer.origin.path());
     let socket = std::net::SocketAddr::new(older.address, older.port);
     let reason = Reason::new(format!(
         "`{socket}` is registered by {path} too, which is newer"
@@ -176,7 +209,7 @@ fn stale(bad: &Rejected, good: &Instance, newer: Option<&Instance>) -> Rejected 
             "the last good registration (mzxid {mzxid}) is still served, and lost on a restart"
         ),
         Some(newer) => {
-            let path = quoted_path(&newer.origin.path);
+            let path = quoted_path(&newer.origin.path());
             format!("the last good one (mzxid {mzxid}) gave way to {path}")
         }
     };

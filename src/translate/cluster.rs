@@ -33,19 +33,19 @@ use super::{
     maglev::TableSize,
     rendering::{Spec, ads, any},
 };
-use crate::resource::{ClientKind, ResourceType};
+use crate::resource::{Edition, ResourceType};
 
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 /// What a sidecar is told.
 #[derive(Debug, Hash)]
-pub(super) struct EnvoyCluster<'a> {
-    pub name: &'a Arc<str>,
+pub(super) struct EnvoyCluster {
+    pub name: Arc<str>,
     pub table: TableSize,
 }
 
-impl Spec for EnvoyCluster<'_> {
-    const CLIENT: ClientKind = ClientKind::Envoy;
+impl Spec for EnvoyCluster {
+    const EDITION: Edition = Edition::Envoy;
     const KIND: ResourceType = ResourceType::Cluster;
 
     fn name(&self) -> Arc<str> {
@@ -68,7 +68,7 @@ impl Spec for EnvoyCluster<'_> {
                 any(&same_protocol_as_downstream()),
             )]
             .into(),
-            ..eds_cluster(self.name)
+            ..eds_cluster(&self.name)
         }
         .encode_to_vec()
     }
@@ -76,12 +76,12 @@ impl Spec for EnvoyCluster<'_> {
 
 /// What a gRPC client is told.
 #[derive(Debug, Hash)]
-pub(super) struct GrpcCluster<'a> {
-    pub name: &'a Arc<str>,
+pub(super) struct GrpcCluster {
+    pub name: Arc<str>,
 }
 
-impl Spec for GrpcCluster<'_> {
-    const CLIENT: ClientKind = ClientKind::Grpc;
+impl Spec for GrpcCluster {
+    const EDITION: Edition = Edition::Grpc;
     const KIND: ResourceType = ResourceType::Cluster;
 
     fn name(&self) -> Arc<str> {
@@ -93,7 +93,7 @@ impl Spec for GrpcCluster<'_> {
             // Clients check the old field even where the list below it decides.
             lb_policy: cluster::LbPolicy::RoundRobin.into(),
             load_balancing_policy: Some(policies([maglev(None), weighted_localities()])),
-            ..eds_cluster(self.name)
+            ..eds_cluster(&self.name)
         }
         .encode_to_vec()
     }

@@ -14,8 +14,8 @@ use prost::Message;
 
 use super::{rendering::Spec, wire};
 use crate::{
-    model::{Health, Instance, Service},
-    resource::{ClientKind, ResourceType},
+    model::{Health, Instance, Metadata, Service},
+    resource::{Edition, ResourceType},
 };
 
 /// Where Envoy looks for what its load balancers may use.
@@ -34,7 +34,7 @@ struct EnvoyEndpoint<'a> {
     port: u16,
     weight: u32,
     health: wire::HealthStatus,
-    metadata: &'a BTreeMap<String, String>,
+    metadata: &'a Metadata,
 }
 
 impl<'a> EnvoyAssignment<'a> {
@@ -97,9 +97,9 @@ impl<'a> EnvoyEndpoint<'a> {
         if self.metadata.is_empty() {
             return None;
         }
-        let text = |(key, value): (&String, &String)| {
-            let string_value = Some(value.clone());
-            (key.clone(), wire::Text { string_value })
+        let text = |(key, value): (&str, &str)| {
+            let string_value = Some(value.to_owned());
+            (key.to_owned(), wire::Text { string_value })
         };
         let fields = self.metadata.iter().map(text).collect();
         Some(wire::Metadata {
@@ -109,7 +109,7 @@ impl<'a> EnvoyEndpoint<'a> {
 }
 
 impl Spec for EnvoyAssignment<'_> {
-    const CLIENT: ClientKind = ClientKind::Envoy;
+    const EDITION: Edition = Edition::Envoy;
     const KIND: ResourceType = ResourceType::Endpoint;
 
     fn name(&self) -> Arc<str> {
@@ -158,7 +158,7 @@ impl<'a> GrpcAssignment<'a> {
 }
 
 impl Spec for GrpcAssignment<'_> {
-    const CLIENT: ClientKind = ClientKind::Grpc;
+    const EDITION: Edition = Edition::Grpc;
     const KIND: ResourceType = ResourceType::Endpoint;
 
     fn name(&self) -> Arc<str> {

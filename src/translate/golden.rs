@@ -67,13 +67,13 @@ fn default_weight() -> u32 {
 impl CaseInstance {
     fn instance(&self) -> Instance {
         Instance {
-            zone: self.zone.clone(),
+            zone: self.zone.as_deref().map(Arc::from),
             health: match self.health {
                 CaseHealth::Healthy => Health::Healthy,
                 CaseHealth::Unhealthy => Health::Unhealthy,
                 CaseHealth::Disabled => Health::Disabled("switched off".into()),
             },
-            metadata: self.metadata.clone(),
+            metadata: self.metadata.clone().into(),
             ..instance(&self.at.to_string(), self.weight)
         }
     }
@@ -89,7 +89,7 @@ struct Shown {
 }
 
 fn render_case(case: &Case) -> Rendering {
-    let services: Vec<Service> = case
+    let services: Vec<_> = case
         .services
         .iter()
         .map(|(name, instances)| service(name, instances.iter().map(CaseInstance::instance)))
@@ -100,7 +100,7 @@ fn render_case(case: &Case) -> Rendering {
     });
     let mut rendering = Rendering::new();
     for update in translation.apply(changes(&services)) {
-        let types = rendering.entry(update.client.as_str().into()).or_default();
+        let types = rendering.entry(update.edition.as_str().into()).or_default();
         for resource in update.put {
             let named = types.entry(resource.kind.as_str().into()).or_default();
             let shown = Shown {

@@ -1,7 +1,7 @@
 //! Listeners: the one that a sidecar opens for outbound HTTP, and the API listener of a gRPC target.
 //!
 //! It refuses to know services and routes; both kinds name a route configuration and leave the rest
-//! to it. Invariant: the router is the last (and here the only) HTTP filter, and routes come over
+//! to it. Invariant: the router is the last HTTP filter, and routes come over
 //! the stream that the listener came on. Source: `listener.proto`, `http_connection_manager.proto`,
 //! gRFC A27 and A39.
 
@@ -34,7 +34,7 @@ use super::{
     name::OUTBOUND,
     rendering::{Spec, ads, any},
 };
-use crate::resource::{ClientKind, ResourceType};
+use crate::resource::{Edition, ResourceType};
 
 /// The listener of a sidecar.
 #[derive(Debug, Hash)]
@@ -43,7 +43,7 @@ pub(super) struct OutboundListener {
 }
 
 impl Spec for OutboundListener {
-    const CLIENT: ClientKind = ClientKind::Envoy;
+    const EDITION: Edition = Edition::Envoy;
     const KIND: ResourceType = ResourceType::Listener;
 
     fn name(&self) -> Arc<str> {
@@ -51,32 +51,38 @@ impl Spec for OutboundListener {
     }
 
     fn body(&self) -> Vec<u8> {
-        let manager = Filter {
-            name: "envoy.filters.network.http_connection_manager".to_owned(),
-            config_type: Some(ConfigType::TypedConfig(any(&outbound_manager()))),
-        };
-        Listener {
-            name: OUTBOUND.to_owned(),
-            address: Some(socket_address(self.address)),
-            filter_chains: vec![FilterChain {
-                filters: vec![manager],
-                ..Default::default()
-            }],
-            traffic_direction: TrafficDirection::Outbound.into(),
+        outbound_listener(self.address, Vec::new()).encode_to_vec()
+    }
+}
+
+/// A sidecar's listener, with these HTTP filters before the router.
+pub(super) fn outbound_listener(address: SocketAddr, filters: Vec<HttpFilter>) -> Listener {
+    let mut manager = outbound_manager();
+    manager.http_filters.splice(0..0, filters);
+    let manager = Filter {
+        name: "envoy.filters.network.http_connection_manager".to_owned(),
+        config_type: Some(ConfigType::TypedConfig(any(&manager))),
+    };
+    Listener {
+        name: OUTBOUND.to_owned(),
+        address: Some(socket_address(address)),
+        filter_chains: vec![FilterChain {
+            filters: vec![manager],
             ..Default::default()
-        }
-        .encode_to_vec()
+        }],
+        traffic_direction: TrafficDirection::Outbound.into(),
+        ..Default::default()
     }
 }
 
 /// What stands for a gRPC target, `xds:///NAME`.
 #[derive(Debug, Hash)]
-pub(super) struct GrpcListener<'a> {
-    pub name: &'a Arc<str>,
+pub(super) struct GrpcListener {
+    pub name: Arc<str>,
 }
 
-impl Spec for GrpcListener<'_> {
-    const CLIENT: ClientKind = ClientKind::Grpc;
+impl Spec for GrpcListener {
+    const EDITION: Edition = Edition::Grpc;
     const KIND: ResourceType = ResourceType::Listener;
 
     fn name(&self) -> Arc<str> {
@@ -87,7 +93,7 @@ impl Spec for GrpcListener<'_> {
         Listener {
             name: self.name.to_string(),
             api_listener: Some(ApiListener {
-                api_listener: Some(any(&manager(self.name))),
+                api_listener: Some(any(&manager(&self.name))),
             }),
             ..Default::default()
         }

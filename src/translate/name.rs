@@ -20,6 +20,13 @@ pub(super) fn virtual_host(domain: &str) -> Arc<str> {
     format!("{OUTBOUND}/{domain}").into()
 }
 
+/// `outbound/orders.mesh` → `orders.mesh`
+pub(super) fn domain(virtual_host: &str) -> &str {
+    virtual_host
+        .split_once('/')
+        .map_or("", |(_, domain)| domain)
+}
+
 /// The suffix that makes a second host name of the first: `.mesh` of `mesh`.
 #[derive(Clone, Debug)]
 pub(super) struct Suffix(String);

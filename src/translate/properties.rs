@@ -27,19 +27,20 @@ fn any_instance() -> impl Strategy<Value = Instance> {
     let weight = prop_oneof![0u32..4, 0..=Weight::MAX.get()];
     let metadata = prop::collection::btree_map("[a-z]{0,2}", ".{0,3}", 0..3);
     let zone = prop::option::of("[ab]?");
+    let zone = zone.prop_map(|zone| zone.map(Arc::from));
     let port = prop_oneof![1u16..4, Just(u16::MAX)];
     (address, port, weight, zone, health, metadata).prop_map(
         |(address, port, weight, zone, health, metadata)| Instance {
             zone,
             health,
-            metadata,
+            metadata: metadata.into(),
             ..instance(&SocketAddr::new(address, port).to_string(), weight)
         },
     )
 }
 
 /// A service of one of a few names that get in each other's way.
-fn any_service() -> impl Strategy<Value = Service> {
+fn any_service() -> impl Strategy<Value = Arc<Service>> {
     let name =
         prop::sample::select(&["a", "a.mesh", "A.mesh.mesh", "mesh", "B", "b.MESH", "c"][..]);
     (name, prop::collection::vec(any_instance(), 0..8)).prop_map(|(name, mut instances)| {
@@ -49,7 +50,7 @@ fn any_service() -> impl Strategy<Value = Service> {
     })
 }
 
-fn any_services() -> impl Strategy<Value = Vec<Service>> {
+fn any_services() -> impl Strategy<Value = Vec<Arc<Service>>> {
     prop::collection::vec(any_service(), 0..6).prop_map(|mut services| {
         let mut seen = BTreeSet::new();
         services.retain(|s| seen.insert(s.name.clone()));
@@ -57,7 +58,7 @@ fn any_services() -> impl Strategy<Value = Vec<Service>> {
     })
 }
 
-fn held_after(services: &[Service]) -> Client {
+fn held_after(services: &[Arc<Service>]) -> Client {
     let mut client = Client::default();
     client.take(Translation::new(config()).apply(changes(services)));
     client
@@ -92,8 +93,13 @@ fn metadata(endpoint: &LbEndpoint) -> BTreeMap<String, String> {
     entries.collect()
 }
 
+fn owned<'a>(entries: impl Iterator<Item = (&'a str, &'a str)>) -> BTreeMap<String, String> {
+    let entry = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+    entries.map(entry).collect()
+}
+
 fn zone(instance: &Instance) -> String {
-    instance.zone.clone().unwrap_or_default()
+    instance.zone.as_deref().unwrap_or_default().to_owned()
 }
 
 proptest! {
@@ -101,7 +107,7 @@ proptest! {
     fn a_sidecar_is_told_every_enabled_instance_as_it_is(services in any_services()) {
         let client = held_after(&services);
         for service in &services {
-            let assignment = client.assignment(ClientKind::Envoy, &service.name);
+            let assignment = client.assignment(Edition::Envoy, &service.name);
             prop_assert_eq!(&*assignment.cluster_name, &*service.name);
             let mut told = BTreeMap::new();
             let mut zones = Vec::new();
@@ -125,7 +131,7 @@ proptest! {
                     (Health::Healthy, 0) => 3,
                     (Health::Healthy, _) => 1,
                 };
-                Some(((i.address, i.port), (zone(i), weight.max(1), health, i.metadata.clone())))
+                Some(((i.address, i.port), (zone(i), weight.max(1), health, owned(i.metadata.iter()))))
             });
             prop_assert_eq!(told, expected.collect::<BTreeMap<_, _>>());
         }
@@ -135,7 +141,7 @@ proptest! {
     fn a_grpc_client_is_told_usable_instances_in_weighted_localities(services in any_services()) {
         let client = held_after(&services);
         for service in &services {
-            let assignment = client.assignment(ClientKind::Grpc, &service.name);
+            let assignment = client.assignment(Edition::Grpc, &service.name);
             let mut told = BTreeMap::new();
             let mut localities = HashSet::new();
             for group in &assignment.endpoints {
@@ -183,9 +189,12 @@ proptest! {
             (Just(services), shuffled)
         }),
     ) {
-        let reversed: Vec<Service> = shuffled
+        let reversed: Vec<_> = shuffled
             .iter()
-            .map(|s| Service { instances: s.instances.iter().rev().cloned().collect(), ..s.clone() })
+            .map(|s| {
+                let instances = s.instances.iter().rev().cloned().collect();
+                Arc::new(Service { instances, ..(**s).clone() })
+            })
             .collect();
         let held = held_after(&services);
         prop_assert_eq!(&held_after(&shuffled), &held);
@@ -200,7 +209,7 @@ proptest! {
         let mut translation = Translation::new(config());
         let mut client = Client::default();
         client.take(translation.apply([]));
-        let mut present: BTreeMap<Arc<str>, Service> = BTreeMap::new();
+        let mut present: BTreeMap<Arc<str>, Arc<Service>> = BTreeMap::new();
         for (service, stays) in history {
             client.take(translation.apply([(&*service.name, stays.then_some(&service))]));
             if stays {

@@ -1,4 +1,4 @@
-//! From a specification to a resource: the version first, the bytes only where it is a new one.
+//! From a specification to a resource: the version at once, the bytes when somebody asks for them.
 //!
 //! It refuses to know any resource type. A [`Spec`] is a plain value that holds everything its
 //! rendering depends on, in an order that only its content decides. Invariant: the version hashes
@@ -15,14 +15,14 @@ use envoy_types::pb::{
 };
 use prost::{Message, Name};
 
-use crate::resource::{ClientKind, Resource, ResourceType, Version};
+use crate::resource::{Edition, Resource, ResourceType, Version};
 
 /// Raise it whenever the same specification renders to other bytes; the golden files insist.
 pub(super) const RENDERING: u32 = 1;
 
 /// Everything that one resource is rendered from.
 pub(super) trait Spec: Hash {
-    const CLIENT: ClientKind;
+    const EDITION: Edition;
     const KIND: ResourceType;
 
     fn name(&self) -> Arc<str>;
@@ -31,14 +31,31 @@ pub(super) trait Spec: Hash {
     fn body(&self) -> Vec<u8>;
 }
 
-/// The resource, unless it is the one that `last` remembers.
-pub(super) fn render<S: Spec>(spec: &S, last: &mut Option<Version>) -> Option<Resource> {
-    let version = Version::of(&(RENDERING, S::CLIENT, S::KIND, spec));
-    if last.replace(version) == Some(version) {
-        return None;
-    }
-    let resource = Resource::new(S::KIND, spec.name(), version, &spec.body());
+/// The resource, unless it is the one that `last` remembers. It holds the specification until it is
+/// encoded.
+pub(super) fn render<S: Spec + Send + 'static>(
+    spec: S,
+    last: &mut Option<Version>,
+) -> Option<Resource> {
+    let version = version(&spec, last)?;
+    let name = spec.name();
+    let resource = Resource::deferred(S::KIND, name, version, move || spec.body());
     Some(resource)
+}
+
+/// Likewise for a specification that only looks at what `encode` shares.
+pub(super) fn render_later<S: Spec>(
+    spec: &S,
+    last: &mut Option<Version>,
+    encode: impl FnOnce() -> Vec<u8> + Send + 'static,
+) -> Option<Resource> {
+    let version = version(spec, last)?;
+    Some(Resource::deferred(S::KIND, spec.name(), version, encode))
+}
+
+fn version<S: Spec>(spec: &S, last: &mut Option<Version>) -> Option<Version> {
+    let version = Version::of(&(RENDERING, S::EDITION, S::KIND, spec));
+    (last.replace(version) != Some(version)).then_some(version)
 }
 
 pub(super) fn any<M: Message + Name>(message: &M) -> Any {

@@ -12,7 +12,6 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
 use envoy_types::pb::{
     envoy::{
         config::route::v3::{
@@ -31,7 +30,7 @@ use super::{
     name::{self, OUTBOUND, Suffix},
     rendering::{RENDERING, Spec, any, render},
 };
-use crate::resource::{ClientKind, Resource, ResourceType, Version, put_field};
+use crate::resource::{Edition, Resource, ResourceType, Version, put_field};
 
 /// `RouteConfiguration.virtual_hosts`
 const VIRTUAL_HOSTS_FIELD: u32 = 2;
@@ -59,7 +58,7 @@ struct Host {
 #[derive(Debug)]
 struct Fragment {
     version: Version,
-    field: Bytes,
+    field: Arc<[u8]>,
     domains: Vec<String>,
 }
 
@@ -126,11 +125,9 @@ impl VirtualHosts {
             .hosts
             .values()
             .filter_map(|host| host.fragment.as_ref());
-        let (versions, fields) = fragments.map(|f| (f.version, &f.field)).unzip();
-        update.put.extend(render(
-            &OutboundRoutes { versions, fields },
-            &mut self.version,
-        ));
+        let (versions, fields) = fragments.map(|f| (f.version, f.field.clone())).unzip();
+        let routes = OutboundRoutes { versions, fields };
+        update.put.extend(render(routes, &mut self.version));
     }
 
     fn refresh(&mut self, host: &str, put: &mut Vec<Resource>) {
@@ -139,13 +136,14 @@ impl VirtualHosts {
         let Some(entry) = self.hosts.get_mut(host) else {
             return;
         };
-        let domains = std::iter::once(host.to_owned()).chain(second).collect();
-        let spec = ServiceHost {
-            service: &entry.service,
-            domains,
-        };
-        let (fragment, resources) = spec.render();
-        put.extend(resources);
+        let service = &entry.service;
+        let domains: Vec<_> = std::iter::once(host.to_owned()).chain(second).collect();
+        let alone = domains.iter().filter_map(|domain| {
+            let (service, name) = (service.clone(), name::virtual_host(domain));
+            render(DomainHost { service, name }, &mut None)
+        });
+        put.extend(alone);
+        let fragment = ServiceHost { service, domains }.render();
         let before = entry.fragment.replace(fragment);
         self.gone
             .extend(before.into_iter().flat_map(|fragment| fragment.domains));
@@ -154,20 +152,20 @@ impl VirtualHosts {
 
 /// A sidecar's route configuration.
 #[derive(Debug)]
-struct OutboundRoutes<'a> {
+struct OutboundRoutes {
     versions: Vec<Version>,
     /// What the versions stand for.
-    fields: Vec<&'a Bytes>,
+    fields: Vec<Arc<[u8]>>,
 }
 
-impl std::hash::Hash for OutboundRoutes<'_> {
+impl std::hash::Hash for OutboundRoutes {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         self.versions.hash(state);
     }
 }
 
-impl Spec for OutboundRoutes<'_> {
-    const CLIENT: ClientKind = ClientKind::Envoy;
+impl Spec for OutboundRoutes {
+    const EDITION: Edition = Edition::Envoy;
     const KIND: ResourceType = ResourceType::Route;
 
     fn name(&self) -> Arc<str> {
@@ -198,53 +196,79 @@ struct ServiceHost<'a> {
 }
 
 impl ServiceHost<'_> {
-    /// The virtual host within the route configuration, and for each of its domains alone.
-    fn render(self) -> (Fragment, Vec<Resource>) {
+    /// The virtual host within the route configuration.
+    fn render(self) -> Fragment {
         let version = Version::of(&(RENDERING, &self));
-        let domains = self.domains.clone();
-        let host = self.message().encode_to_vec();
+        let domains = self.domains;
+        let host = virtual_host(self.service, self.service, domains.clone()).encode_to_vec();
         let mut field = Vec::with_capacity(host.len() + 4);
         put_field(&mut field, VIRTUAL_HOSTS_FIELD, &host);
-        let alone = |domain: &String| {
-            let name = name::virtual_host(domain);
-            Resource::new(ResourceType::VirtualHost, name, version, &host)
-        };
-        let resources = domains.iter().map(alone).collect();
         let field = field.into();
-        (
-            Fragment {
-                version,
-                field,
-                domains,
-            },
-            resources,
-        )
+        Fragment {
+            version,
+            field,
+            domains,
+        }
+    }
+}
+
+/// One domain of a service, for those who load virtual hosts on demand. Envoy keeps and drops them by
+/// their own names, which therefore are those of the resources.
+#[derive(Debug)]
+struct DomainHost {
+    service: Arc<str>,
+    name: Arc<str>,
+}
+
+impl DomainHost {
+    fn domain(&self) -> &str {
+        name::domain(&self.name)
+    }
+}
+
+impl std::hash::Hash for DomainHost {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (&self.service, self.domain()).hash(state);
+    }
+}
+
+impl Spec for DomainHost {
+    const EDITION: Edition = Edition::Envoy;
+    const KIND: ResourceType = ResourceType::VirtualHost;
+
+    fn name(&self) -> Arc<str> {
+        self.name.clone()
     }
 
-    fn message(self) -> VirtualHost {
-        let action = RouteAction {
-            // Time-outs are the callers'.
-            timeout: Some(Duration::default()),
-            ..to_cluster(self.service)
-        };
-        VirtualHost {
-            name: self.service.to_owned(),
-            domains: self.domains,
-            routes: vec![everything("/", action)],
-            retry_policy: Some(retry_where_nothing_was_processed()),
-            ..Default::default()
-        }
+    fn body(&self) -> Vec<u8> {
+        let domains = vec![self.domain().to_owned()];
+        virtual_host(&self.name, &self.service, domains).encode_to_vec()
+    }
+}
+
+fn virtual_host(name: &str, service: &str, domains: Vec<String>) -> VirtualHost {
+    let action = RouteAction {
+        // Time-outs are the callers'.
+        timeout: Some(Duration::default()),
+        ..to_cluster(service)
+    };
+    VirtualHost {
+        name: name.to_owned(),
+        domains,
+        routes: vec![everything("/", action)],
+        retry_policy: Some(retry_where_nothing_was_processed()),
+        ..Default::default()
     }
 }
 
 /// The route configuration of a gRPC target.
 #[derive(Debug, Hash)]
-pub(super) struct GrpcRoutes<'a> {
-    pub name: &'a Arc<str>,
+pub(super) struct GrpcRoutes {
+    pub name: Arc<str>,
 }
 
-impl Spec for GrpcRoutes<'_> {
-    const CLIENT: ClientKind = ClientKind::Grpc;
+impl Spec for GrpcRoutes {
+    const EDITION: Edition = Edition::Grpc;
     const KIND: ResourceType = ResourceType::Route;
 
     fn name(&self) -> Arc<str> {
@@ -256,7 +280,7 @@ impl Spec for GrpcRoutes<'_> {
             name: self.name.to_string(),
             // The target is all that counts; an application may override the authority.
             domains: vec!["*".to_owned()],
-            routes: vec![everything("", to_cluster(self.name))],
+            routes: vec![everything("", to_cluster(&self.name))],
             ..Default::default()
         };
         RouteConfiguration {

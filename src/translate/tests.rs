@@ -6,7 +6,7 @@ use envoy_types::pb::envoy::config::{
 use prost::Message;
 
 use super::*;
-use crate::model::{Health, Instance, Origin, Weight};
+use crate::model::{Health, Instance, Metadata, Origin, Weight};
 
 pub(super) fn config() -> Config {
     Config {
@@ -18,15 +18,16 @@ pub(super) fn config() -> Config {
 pub(super) fn instance(at: &str, weight: u32) -> Instance {
     let at: SocketAddr = at.parse().unwrap();
     Instance {
-        id: format!("i-{at}"),
+        own_id: Some(format!("i-{at}").into()),
         address: at.ip(),
         port: at.port(),
         weight: Weight::new(weight).unwrap(),
         zone: None,
         health: Health::Healthy,
-        metadata: BTreeMap::new(),
+        metadata: Metadata::default(),
         origin: Origin {
-            path: format!("/services/x/{at}"),
+            root: "/services".into(),
+            znode: format!("x/{at}").into(),
             format: "plain",
             czxid: 1,
             mzxid: 1,
@@ -34,64 +35,61 @@ pub(super) fn instance(at: &str, weight: u32) -> Instance {
     }
 }
 
-pub(super) fn service(name: &str, instances: impl IntoIterator<Item = Instance>) -> Service {
+pub(super) fn service(name: &str, instances: impl IntoIterator<Item = Instance>) -> Arc<Service> {
     let mut instances: Vec<_> = instances.into_iter().map(Arc::new).collect();
     instances.sort_by_key(|i| (i.address, i.port));
-    Service {
+    Arc::new(Service {
         name: name.into(),
         registry: "main".into(),
         instances,
-    }
+    })
 }
 
-pub(super) fn changes(services: &[Service]) -> impl Iterator<Item = (&str, Option<&Service>)> {
+pub(super) fn changes(
+    services: &[Arc<Service>],
+) -> impl Iterator<Item = (&str, Option<&Arc<Service>>)> {
     services.iter().map(|s| (&*s.name, Some(s)))
 }
 
 /// What a client of each kind holds after some updates.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Client {
-    pub resources: BTreeMap<(ClientKind, ResourceType, Arc<str>), Resource>,
+    pub resources: BTreeMap<(Edition, ResourceType, Arc<str>), Resource>,
 }
 
 impl Client {
     pub fn take(&mut self, updates: Vec<Update>) {
-        assert_eq!(updates.len(), ClientKind::ALL.len());
+        assert_eq!(updates.len(), Edition::ALL.len());
         for update in updates {
             for (kind, name) in update.remove {
-                let removed = self.resources.remove(&(update.client, kind, name.clone()));
+                let removed = self.resources.remove(&(update.edition, kind, name.clone()));
                 assert!(removed.is_some(), "{kind:?} {name} was never put");
             }
             for resource in update.put {
-                let key = (update.client, resource.kind, resource.name.clone());
+                let key = (update.edition, resource.kind, resource.name.clone());
                 self.resources.insert(key, resource);
             }
         }
     }
 
-    fn get(&self, client: ClientKind, kind: ResourceType, name: &str) -> &Resource {
+    fn get(&self, client: Edition, kind: ResourceType, name: &str) -> &Resource {
         &self.resources[&(client, kind, name.into())]
     }
 
-    fn decode<M: Message + Default>(
-        &self,
-        client: ClientKind,
-        kind: ResourceType,
-        name: &str,
-    ) -> M {
+    fn decode<M: Message + Default>(&self, client: Edition, kind: ResourceType, name: &str) -> M {
         M::decode(self.get(client, kind, name).body()).unwrap()
     }
 
-    pub fn assignment(&self, client: ClientKind, name: &str) -> ClusterLoadAssignment {
+    pub fn assignment(&self, client: Edition, name: &str) -> ClusterLoadAssignment {
         self.decode(client, ResourceType::Endpoint, name)
     }
 
     pub fn routes(&self) -> RouteConfiguration {
-        self.decode(ClientKind::Envoy, ResourceType::Route, "outbound")
+        self.decode(Edition::Envoy, ResourceType::Route, "outbound")
     }
 
     fn table(&self, name: &str) -> Vec<u8> {
-        let cluster: Cluster = self.decode(ClientKind::Envoy, ResourceType::Cluster, name);
+        let cluster: Cluster = self.decode(Edition::Envoy, ResourceType::Cluster, name);
         let policy = cluster.load_balancing_policy.unwrap().policies.remove(0);
         policy
             .typed_extension_config
@@ -103,17 +101,17 @@ impl Client {
 }
 
 /// A mesh that holds these services, and what its clients do.
-fn mesh(services: &[Service]) -> (Translation, Client) {
+fn mesh(services: &[Arc<Service>]) -> (Translation, Client) {
     let mut translation = Translation::new(config());
     let mut client = Client::default();
     client.take(translation.apply(changes(services)));
     (translation, client)
 }
 
-fn put_names(updates: &[Update]) -> Vec<(ClientKind, ResourceType, &str)> {
+fn put_names(updates: &[Update]) -> Vec<(Edition, ResourceType, &str)> {
     updates
         .iter()
-        .flat_map(|u| u.put.iter().map(|r| (u.client, r.kind, &*r.name)))
+        .flat_map(|u| u.put.iter().map(|r| (u.edition, r.kind, &*r.name)))
         .collect()
 }
 
@@ -128,8 +126,10 @@ fn an_empty_registry_yields_the_listener_and_its_routes_once() {
     assert_eq!(
         put_names(&translation.apply([])),
         [
-            (ClientKind::Envoy, ResourceType::Listener, "outbound"),
-            (ClientKind::Envoy, ResourceType::Route, "outbound"),
+            (Edition::Envoy, ResourceType::Listener, "outbound"),
+            (Edition::Envoy, ResourceType::Route, "outbound"),
+            (Edition::OnDemand, ResourceType::Listener, "outbound"),
+            (Edition::OnDemand, ResourceType::Route, "outbound"),
         ]
     );
     assert_eq!(put_names(&translation.apply([])), []);
@@ -152,8 +152,8 @@ fn a_change_of_weight_costs_one_assignment_for_each_kind() {
     assert_eq!(
         put_names(&updates),
         [
-            (ClientKind::Envoy, ResourceType::Endpoint, "orders"),
-            (ClientKind::Grpc, ResourceType::Endpoint, "orders"),
+            (Edition::Envoy, ResourceType::Endpoint, "orders"),
+            (Edition::Grpc, ResourceType::Endpoint, "orders"),
         ]
     );
 }
@@ -162,12 +162,12 @@ fn a_change_of_weight_costs_one_assignment_for_each_kind() {
 fn metadata_concerns_sidecars_alone() {
     let (mut translation, _) = mesh(&[service("orders", [instance("10.0.0.1:80", 1)])]);
     let mut told = instance("10.0.0.1:80", 1);
-    told.metadata.insert("version".into(), "2".into());
+    told.metadata = BTreeMap::from([("version".to_owned(), "2".to_owned())]).into();
     let told = service("orders", [told]);
     let updates = translation.apply([("orders", Some(&told))]);
     assert_eq!(
         put_names(&updates),
-        [(ClientKind::Envoy, ResourceType::Endpoint, "orders")]
+        [(Edition::Envoy, ResourceType::Endpoint, "orders")]
     );
 }
 
@@ -175,7 +175,7 @@ fn metadata_concerns_sidecars_alone() {
 fn what_clients_cannot_see_yields_nothing() {
     let (mut translation, _) = mesh(&[service("orders", [instance("10.0.0.1:80", 1)])]);
     let mut rewritten = instance("10.0.0.1:80", 1);
-    rewritten.id = "other".into();
+    rewritten.own_id = Some("other".into());
     rewritten.origin.mzxid = 99;
     let rewritten = service("orders", [rewritten]);
     assert_eq!(
@@ -220,7 +220,7 @@ fn a_service_without_instances_keeps_cluster_assignment_and_virtual_host() {
     let after: Vec<_> = client.resources.keys().cloned().collect();
     assert_eq!(before, after);
     assert_eq!(domains(&client)[0].1, ["orders", "orders.mesh"]);
-    for kind in ClientKind::ALL {
+    for kind in [Edition::Envoy, Edition::Grpc] {
         let assignment = client.assignment(kind, "orders");
         assert_eq!(assignment.cluster_name, "orders");
         assert_eq!(assignment.endpoints, []);
@@ -280,8 +280,8 @@ fn the_maglev_table_grows_with_the_service_and_does_not_shrink() {
     assert_eq!(
         put_names(&translation.apply([("orders", Some(&of(3)))])),
         [
-            (ClientKind::Envoy, ResourceType::Endpoint, "orders"),
-            (ClientKind::Grpc, ResourceType::Endpoint, "orders"),
+            (Edition::Envoy, ResourceType::Endpoint, "orders"),
+            (Edition::Grpc, ResourceType::Endpoint, "orders"),
         ]
     );
     client.take(translation.apply([("orders", None)]));

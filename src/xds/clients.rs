@@ -70,7 +70,7 @@ impl Clients {
         address: Option<SocketAddr>,
         stream: Arc<dyn Inspect>,
     ) -> Membership {
-        let kind = client.kind.as_str();
+        let kind = client.profile.kind.as_str();
         let entry = Entry {
             client,
             address,
@@ -115,11 +115,12 @@ impl Entry {
         let types = self.stream.types().into_iter();
         ClientStatus {
             node_id: self.client.node_id.clone(),
-            kind: self.client.kind.as_str(),
+            kind: self.client.profile.kind.as_str(),
             address: self
                 .address
                 .map(|address| address.to_string())
                 .unwrap_or_default(),
+            on_demand: self.client.profile.on_demand,
             connected_at: self.connected_at,
             types: types
                 .map(|(kind, status)| (kind.as_str().to_owned(), status))

@@ -30,12 +30,13 @@ use super::{
     stream::{Refusal, Response, Scope, Stream, Variant},
 };
 use crate::{
-    resource::{ClientKind, Resource, ResourceType, Version},
+    resource::{Edition, Resource, ResourceType, Version},
     snapshot::Snapshots,
 };
 
 mod delta;
 mod flow;
+mod on_demand;
 mod order;
 mod properties;
 mod sotw;
@@ -98,25 +99,18 @@ impl Mesh {
     }
 
     fn put_large(&self, kind: ResourceType, name: &str, version: u64, bytes: usize) {
-        for client in ClientKind::ALL {
+        for client in Edition::ALL {
             self.put_for(client, kind, name, version, bytes);
         }
     }
 
-    fn put_for(
-        &self,
-        client: ClientKind,
-        kind: ResourceType,
-        name: &str,
-        version: u64,
-        bytes: usize,
-    ) {
+    fn put_for(&self, client: Edition, kind: ResourceType, name: &str, version: u64, bytes: usize) {
         let resource = Resource::new(kind, name, Version(version), &vec![7; bytes]);
         self.0.borrow_mut().snapshots.of_mut(client).put(resource);
     }
 
     fn remove(&self, kind: ResourceType, name: &str) {
-        for client in ClientKind::ALL {
+        for client in Edition::ALL {
             let snapshots = &mut self.0.borrow_mut().snapshots;
             snapshots.of_mut(client).remove(kind, name);
         }
@@ -137,7 +131,7 @@ impl Mesh {
     /// The version of each resource of the type, by name.
     fn content(&self, kind: ResourceType) -> BTreeMap<String, u64> {
         let world = self.0.borrow();
-        let set = world.snapshots.of(ClientKind::Envoy).set(kind);
+        let set = world.snapshots.of(Edition::Envoy).set(kind);
         set.iter()
             .map(|r| (r.name.to_string(), r.version.0))
             .collect()

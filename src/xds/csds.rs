@@ -146,7 +146,7 @@ impl Contents<'_> {
         let Some(snapshots) = self.snapshots else {
             return Ok(Vec::new());
         };
-        let set = snapshots.of(entry.client().kind).set(kind);
+        let set = snapshots.view(entry.client().profile).set(kind);
         let resources = entry.stream().served(kind, set);
         let length = resources.iter().map(|resource| resource.wire_len()).sum();
         self.room = self.room.checked_sub(length).ok_or_else(|| {

@@ -4,17 +4,22 @@
 //! that the client was told in this version before, unless it asked again; a removal is told once.
 //! Source: the incremental part of the xDS protocol text and the comments in `discovery.proto`.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Instant,
+};
 
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
 use super::{
     held::Held,
+    spelling,
     stream::{Asked, Lagging, Variant},
     subscription::{Payload, Subscription},
 };
 use crate::{
-    resource::{Resource, Version},
+    resource::{Resource, ResourceType, Version},
     snapshot::{Cursor, ResourceSet},
 };
 
@@ -34,7 +39,13 @@ pub struct Delta {
     answer: bool,
     /// Removals that wait until no route needs them any more.
     held: Held<()>,
+    /// Pending names that are to be told as gone and were not asked for.
+    gone: BTreeSet<Arc<str>>,
+    /// How names that want an answer were spelled, where the answer has to repeat it.
+    spelled: Spelled,
 }
+
+type Spelled = BTreeMap<Arc<str>, BTreeSet<Arc<str>>>;
 
 impl Variant for Delta {
     type Request = DeltaDiscoveryRequest;
@@ -48,17 +59,14 @@ impl Variant for Delta {
             if name == WILDCARD {
                 self.switch_wildcard_on(asked);
             } else {
-                let name: Arc<str> = name.as_str().into();
-                self.initial.remove(&*name);
-                self.subscription.names.insert(name.clone());
-                self.subscription.pending.insert(name);
+                self.subscribe(asked.kind, name);
             }
         }
         if asked.first {
             self.initial = std::mem::take(&mut request.initial_resource_versions);
         }
         for name in &request.resource_names_unsubscribe {
-            self.unsubscribe(name);
+            self.unsubscribe(asked.kind, name);
         }
     }
 
@@ -76,8 +84,9 @@ impl Variant for Delta {
         if self.subscription.cursor.is_none() {
             self.find_gone(set, hold);
         }
-        let released = self.held.release(hold);
-        self.subscription.pending.extend(released);
+        for name in self.held.release(hold) {
+            self.tell_gone(name);
+        }
         self.answer_pending(set, cursor, &mut payload);
         let reached = self.walk(set, cursor, hold, &mut payload);
         self.subscription.cursor = Some(reached);
@@ -123,16 +132,31 @@ impl Delta {
         }
     }
 
-    fn unsubscribe(&mut self, name: &str) {
+    fn subscribe(&mut self, kind: ResourceType, spelled: &str) {
+        let name: Arc<str> = spelling::canonical(kind, spelled).into();
+        if spelling::is_free(kind) {
+            let spellings = self.spelled.entry(name.clone()).or_default();
+            spellings.insert(spelled.into());
+        }
+        self.initial.remove(&*name);
+        self.gone.remove(&name);
+        self.subscription.names.insert(name.clone());
+        self.subscription.pending.insert(name);
+    }
+
+    fn unsubscribe(&mut self, kind: ResourceType, spelled: &str) {
+        let name = spelling::canonical(kind, spelled);
         if name == WILDCARD {
             self.switch_wildcard_off();
-        } else if let Some(name) = self.subscription.names.take(name) {
+        } else if let Some(name) = self.subscription.names.take(&*name) {
             self.initial.remove(&*name);
+            self.spelled.remove(&*name);
             if self.subscription.wildcard {
                 // The client forgets the name; the wildcard still covers it, so it is told again.
                 self.subscription.pending.insert(name);
             } else {
                 self.subscription.pending.remove(&name);
+                self.gone.remove(&name);
                 self.held.forget(&name);
             }
         }
@@ -147,6 +171,7 @@ impl Delta {
         let names = &self.subscription.names;
         self.initial.retain(|name, _| names.contains(&**name));
         self.held.retain(|name| names.contains(name));
+        self.gone.retain(|name| names.contains(name));
         self.subscription
             .pending
             .retain(|name| names.contains(name));
@@ -185,12 +210,15 @@ impl Delta {
         }
     }
 
-    /// What the client brought along for its wildcard and what is no more.
+    /// What the client brought along for its wildcard and what is no more, or not for this client: it
+    /// may have loaded everything before it began to load on demand.
     fn find_gone(&mut self, set: &ResourceSet, hold: Option<Instant>) {
-        if !self.subscription.wildcard {
+        // Only a wildcard is answered in any case, also one that holds nothing.
+        if !self.subscription.wildcard && !self.answer {
             return;
         }
-        let gone = self.initial.keys().filter(|name| set.get(name).is_none());
+        let brought = self.initial.keys();
+        let gone = brought.filter(|name| set.get(name).is_none() || !self.subscription.wants(name));
         let gone: Vec<Arc<str>> = gone.map(|name| name.as_str().into()).collect();
         for name in &gone {
             self.put_off(name, hold);
@@ -201,9 +229,13 @@ impl Delta {
     fn put_off(&mut self, name: &Arc<str>, hold: Option<Instant>) {
         match hold {
             Some(now) => self.held.keep(name, (), now),
-            None => {
-                self.subscription.pending.insert(name.clone());
-            }
+            None => self.tell_gone(name.clone()),
+        }
+    }
+
+    fn tell_gone(&mut self, name: Arc<str>) {
+        if self.subscription.pending.insert(name.clone()) {
+            self.gone.insert(name);
         }
     }
 
@@ -215,19 +247,40 @@ impl Delta {
 
     fn answer_pending(&mut self, set: &ResourceSet, cursor: Cursor, payload: &mut Payload) {
         while let Some(name) = self.subscription.pending.pop_first() {
+            let asked = !self.gone.remove(&name);
+            if let Some(resource) = set.get(&name) {
+                self.subscription.share(resource);
+            }
             if self.subscription.will_tell(set, cursor, &name) {
                 continue;
             }
-            match set.get(&name) {
+            match set.get(&name).filter(|_| self.subscription.wants(&name)) {
                 None if self.held.contains(&name) => {}
-                Some(resource) if self.holds_already(resource) => {}
-                Some(resource) if payload.fits(resource) => payload.push(resource),
+                Some(resource) if self.holds_already(resource) => {
+                    self.spelled.remove(&name);
+                }
+                Some(resource) if payload.fits(resource) => {
+                    payload.push(&spelled_as_asked(&mut self.spelled, resource));
+                }
+                None if payload.has_room() && asked => self.answer_missing(name, payload),
                 None if payload.has_room() => payload.remove(&name),
-                _ => {
+                _ if asked => {
                     self.subscription.pending.insert(name);
                     return;
                 }
+                _ => return self.tell_gone(name),
             }
+        }
+    }
+
+    /// Says that what was asked for does not exist.
+    fn answer_missing(&mut self, name: Arc<str>, payload: &mut Payload) {
+        if let Some(aliases) = self.spelled.remove(&name) {
+            let kind = ResourceType::VirtualHost;
+            payload.push(&Arc::new(Resource::absent(kind, name, &aliases)));
+        } else {
+            payload.remove(&name);
+            payload.miss(name);
         }
     }
 
@@ -250,12 +303,20 @@ impl Delta {
                 // Nothing to tell.
             } else if !change.removed && payload.fits(resource) {
                 self.held.forget(&resource.name);
-                payload.push(resource);
+                payload.push(&spelled_as_asked(&mut self.spelled, resource));
             } else {
                 return reached;
             }
             reached = change.at;
         }
         set.latest()
+    }
+}
+
+/// The resource as it is told: under the names that it was asked for by, if it has to be.
+fn spelled_as_asked(spelled: &mut Spelled, resource: &Arc<Resource>) -> Arc<Resource> {
+    match spelled.remove(&resource.name) {
+        Some(aliases) => Arc::new(resource.aliased(&aliases)),
+        None => resource.clone(),
     }
 }

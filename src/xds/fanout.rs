@@ -13,7 +13,7 @@ use std::{
 use tokio::sync::{Notify, watch};
 
 use crate::{
-    resource::{ClientKind, ResourceType},
+    resource::{Edition, ResourceType},
     snapshot::Snapshots,
 };
 
@@ -40,7 +40,7 @@ struct Bells {
     next: u64,
     /// Rings for every type.
     all: BTreeMap<u64, Arc<Notify>>,
-    types: HashMap<(ClientKind, ResourceType), Listeners>,
+    types: HashMap<(Edition, ResourceType), Listeners>,
 }
 
 /// The streams that wait for changes of one type of one kind of clients.
@@ -57,7 +57,7 @@ pub struct Bell {
     id: u64,
     notify: Arc<Notify>,
     /// What it is listed under: all of the type, or these names.
-    listed: HashMap<(ClientKind, ResourceType), Option<Vec<Arc<str>>>>,
+    listed: HashMap<(Edition, ResourceType), Option<Vec<Arc<str>>>>,
 }
 
 impl Fanout {
@@ -139,7 +139,7 @@ impl Bell {
     }
 
     /// Replaces what was said of the type before.
-    pub fn listen(&mut self, client: ClientKind, kind: ResourceType, interest: &Interest<'_>) {
+    pub fn listen(&mut self, client: Edition, kind: ResourceType, interest: &Interest<'_>) {
         let names = match interest {
             Interest::Names(names) if names.len() <= FEW => Some(*names),
             _ => None,
@@ -236,7 +236,7 @@ mod tests {
         fn put(&mut self, kind: ResourceType, name: &str, version: u64) {
             let before = self.now.clone();
             let resource = Resource::new(kind, name, Version(version), b"");
-            self.now.of_mut(ClientKind::Envoy).put(resource);
+            self.now.of_mut(Edition::Envoy).put(resource);
             self.sender.send_replace(Arc::new(self.now.clone()));
             self.fanout.ring(&before, &self.now);
         }
@@ -258,7 +258,7 @@ mod tests {
             world.fanout.bell(),
             world.fanout.bell(),
         );
-        let envoy = ClientKind::Envoy;
+        let envoy = Edition::Envoy;
         one.listen(
             envoy,
             ResourceType::Endpoint,
@@ -281,8 +281,8 @@ mod tests {
         let mut world = World::new();
         let mut bell = world.fanout.bell();
         let kind = ResourceType::Endpoint;
-        bell.listen(ClientKind::Envoy, kind, &Interest::Names(&names(&["a"])));
-        bell.listen(ClientKind::Envoy, kind, &Interest::Names(&names(&["b"])));
+        bell.listen(Edition::Envoy, kind, &Interest::Names(&names(&["a"])));
+        bell.listen(Edition::Envoy, kind, &Interest::Names(&names(&["b"])));
         world.put(kind, "a", 1);
         assert!(!rang(&bell));
         world.put(kind, "b", 1);
@@ -295,7 +295,7 @@ mod tests {
         let mut bell = world.fanout.bell();
         let many: BTreeSet<Arc<str>> = (0..=FEW).map(|n| Arc::from(format!("n{n}"))).collect();
         bell.listen(
-            ClientKind::Envoy,
+            Edition::Envoy,
             ResourceType::Endpoint,
             &Interest::Names(&many),
         );
@@ -317,7 +317,7 @@ mod tests {
         let world = World::new();
         let mut bell = world.fanout.bell();
         let kind = ResourceType::Endpoint;
-        bell.listen(ClientKind::Envoy, kind, &Interest::Names(&names(&["a"])));
+        bell.listen(Edition::Envoy, kind, &Interest::Names(&names(&["a"])));
         drop(bell);
         let bells = world.fanout.bells();
         assert!(bells.all.is_empty());

@@ -20,7 +20,7 @@ use prometheus::{
 use tokio::sync::watch;
 
 use crate::{
-    resource::{ClientKind, ResourceType},
+    resource::{Edition, ResourceType},
     snapshot::Snapshots,
 };
 
@@ -133,14 +133,14 @@ impl Collector for Loads {
 }
 
 fn is_served(snapshots: &Snapshots, cluster: &str) -> bool {
-    ClientKind::ALL.iter().any(|kind| {
+    Edition::ALL.iter().any(|kind| {
         let set = snapshots.of(*kind).set(ResourceType::Cluster);
         set.get(cluster).is_some()
     })
 }
 
 fn served(snapshots: &Snapshots) -> usize {
-    let sets = ClientKind::ALL.map(|kind| snapshots.of(kind).set(ResourceType::Cluster).len());
+    let sets = Edition::ALL.map(|kind| snapshots.of(kind).set(ResourceType::Cluster).len());
     sets.into_iter().sum()
 }
 
@@ -189,14 +189,14 @@ mod tests {
         fn serve(&self, name: &str) {
             let cluster = Resource::new(ResourceType::Cluster, name, Version(1), &[]);
             self.snapshots.send_modify(|snapshots| {
-                let snapshot = Arc::make_mut(snapshots).of_mut(ClientKind::Envoy);
+                let snapshot = Arc::make_mut(snapshots).of_mut(Edition::Envoy);
                 snapshot.put(cluster);
             });
         }
 
         fn drop(&self, name: &str) {
             self.snapshots.send_modify(|snapshots| {
-                let snapshot = Arc::make_mut(snapshots).of_mut(ClientKind::Envoy);
+                let snapshot = Arc::make_mut(snapshots).of_mut(Edition::Envoy);
                 snapshot.remove(ResourceType::Cluster, name);
             });
         }

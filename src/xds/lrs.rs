@@ -28,7 +28,7 @@ use super::{
     loads::Loads,
 };
 use crate::{
-    resource::{ClientKind, ResourceType, Version},
+    resource::{Edition, Profile, ResourceType, Version},
     snapshot::{ResourceSet, Snapshots},
 };
 
@@ -96,7 +96,7 @@ struct Reporter {
 enum Asked {
     All,
     /// The clusters as they were in this version.
-    Named(ClientKind, Version),
+    Named(Edition, Version),
 }
 
 impl Reporter {
@@ -137,7 +137,9 @@ impl Reporter {
                 ask(node, &snapshots)
             }
             (Some(Asked::All), _) => return Ok(None),
-            (Some(Asked::Named(kind, _)), _) => Asked::Named(*kind, clusters(*kind, &snapshots)),
+            (Some(Asked::Named(edition, _)), _) => {
+                Asked::Named(*edition, clusters(*edition, &snapshots))
+            }
         };
         if self.asked.as_ref() == Some(&asked) {
             return Ok(None);
@@ -152,18 +154,19 @@ fn ask(node: &Node, snapshots: &Snapshots) -> Asked {
     if node.client_features.iter().any(|f| f == ALL_CLUSTERS) {
         return Asked::All;
     }
-    let kind = super::request::kind_of(node);
-    Asked::Named(kind, clusters(kind, snapshots))
+    let profile = Profile::whole(super::request::kind_of(node));
+    let edition = profile.edition(ResourceType::Cluster);
+    Asked::Named(edition, clusters(edition, snapshots))
 }
 
-fn clusters(kind: ClientKind, snapshots: &Snapshots) -> Version {
-    snapshots.of(kind).set(ResourceType::Cluster).version()
+fn clusters(edition: Edition, snapshots: &Snapshots) -> Version {
+    snapshots.of(edition).set(ResourceType::Cluster).version()
 }
 
 fn question(asked: &Asked, snapshots: &Snapshots, interval: Duration) -> LoadStatsResponse {
     let set = match asked {
         Asked::All => None,
-        Asked::Named(kind, _) => Some(snapshots.of(*kind).set(ResourceType::Cluster)),
+        Asked::Named(edition, _) => Some(snapshots.of(*edition).set(ResourceType::Cluster)),
     };
     let listed = set.into_iter().flat_map(ResourceSet::iter);
     LoadStatsResponse {

@@ -4,16 +4,22 @@
 
 use std::sync::Arc;
 
-use envoy_types::pb::envoy::{
-    config::core::v3::Node,
-    service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest},
+use envoy_types::pb::{
+    envoy::{
+        config::core::v3::Node,
+        service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest},
+    },
+    google::protobuf::value::Kind,
 };
 
 use super::stream::Client;
-use crate::resource::ClientKind;
+use crate::resource::{ClientKind, Profile};
 
 /// A discovery request of either variant.
 pub trait Request {
+    /// Whether the variant can tell of single virtual hosts.
+    const INCREMENTAL: bool;
+
     fn type_url(&self) -> &str;
 
     /// Of the response that this request answers; empty if it answers none.
@@ -30,11 +36,17 @@ pub trait Request {
     /// Whether the client holds resources of an earlier stream.
     fn resumes(&self) -> bool;
 
-    /// `None` if the request carries no node.
-    fn client(&self) -> Option<Client> {
-        self.node().map(|node| Client {
-            node_id: node.id.clone(),
-            kind: kind_of(node),
+    /// `None` if the request carries no node. Sidecars load services on demand if they say so or, as
+    /// long as they say nothing, if `on_demand` is set.
+    fn client(&self, on_demand: bool) -> Option<Client> {
+        self.node().map(|node| {
+            let kind = kind_of(node);
+            let able = Self::INCREMENTAL && kind == ClientKind::Envoy;
+            let on_demand = able && wish(node, Profile::ON_DEMAND).unwrap_or(on_demand);
+            Client {
+                node_id: node.id.clone(),
+                profile: Profile { kind, on_demand },
+            }
         })
     }
 }
@@ -48,7 +60,22 @@ pub(super) fn kind_of(node: &Node) -> ClientKind {
     }
 }
 
+/// What the node's metadata say: `{"meshkeeper": {KEY: true}}`.
+fn wish(node: &Node, key: &str) -> Option<bool> {
+    let Some(Kind::StructValue(wishes)) =
+        &node.metadata.as_ref()?.fields.get(Profile::METADATA)?.kind
+    else {
+        return None;
+    };
+    match &wishes.fields.get(key)?.kind {
+        Some(Kind::BoolValue(wish)) => Some(*wish),
+        _ => None,
+    }
+}
+
 impl Request for DiscoveryRequest {
+    const INCREMENTAL: bool = false;
+
     fn type_url(&self) -> &str {
         &self.type_url
     }
@@ -79,6 +106,8 @@ impl Request for DiscoveryRequest {
 }
 
 impl Request for DeltaDiscoveryRequest {
+    const INCREMENTAL: bool = true;
+
     fn type_url(&self) -> &str {
         &self.type_url
     }

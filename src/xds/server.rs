@@ -183,7 +183,7 @@ fn with_fetch(
         let address = peer(&request);
         async move {
             match fetch(messages(request), address, kind, &context).await {
-                Ok(response) => answer(unary(&response)),
+                Ok(response) => answer(unary(response)),
                 Err(status) => status.into_http(),
             }
         }
@@ -216,10 +216,8 @@ async fn fetch(
     Ok(response.unwrap_or_else(|| stream::Response::empty(kind)))
 }
 
-fn unary(response: &stream::Response) -> Body {
-    let pieces = body::encode(response, Form::Sotw)
-        .into_iter()
-        .map(http_body::Frame::data);
+fn unary(response: stream::Response) -> Body {
+    let pieces = body::encode(response, Form::Sotw).map(http_body::Frame::data);
     let mut trailers = http::HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
     let frames = pieces.chain([http_body::Frame::trailers(trailers)]);

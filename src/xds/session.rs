@@ -7,7 +7,6 @@
 //! Invariant: a message that was begun is sent to its end.
 
 use std::{
-    collections::VecDeque,
     convert::Infallible,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
@@ -24,7 +23,7 @@ use tracing::{debug, warn};
 
 use super::{
     admission::{Admission, Seat},
-    body::{self, Form},
+    body::{self, Form, Pieces},
     clients::{Clients, Inspect, Membership},
     fanout::{Bell, Fanout, Interest},
     metrics::Metrics,
@@ -50,6 +49,8 @@ pub struct Context {
     pub clients: Clients,
     pub metrics: Metrics,
     pub admission: Admission,
+    /// Whether sidecars load services on demand unless they say otherwise.
+    pub on_demand: bool,
     /// Cancelled when the server drains.
     pub stop: CancellationToken,
 }
@@ -64,7 +65,7 @@ pub struct Session<V: Variant> {
     membership: Option<Membership>,
     bell: Bell,
     /// Pieces of the message under way.
-    pieces: VecDeque<Bytes>,
+    pieces: Option<Pieces>,
     /// When the change that the next response shows was seen in the registry.
     observed: Option<Instant>,
     answered: bool,
@@ -93,15 +94,16 @@ where
         requests: Streaming<V::Request>,
         seat: Seat,
     ) -> Self {
+        let machine = Stream::new(scope).on_demand(context.on_demand);
         Self {
             bell: context.fanout.bell(),
             context,
             requests,
-            machine: Arc::new(Mutex::new(Stream::new(scope))),
+            machine: Arc::new(Mutex::new(machine)),
             form,
             seat,
             membership: None,
-            pieces: VecDeque::new(),
+            pieces: None,
             observed: None,
             answered: false,
             ended: false,
@@ -117,16 +119,18 @@ where
     }
 
     async fn next_frame(&mut self) -> Option<Frame<Bytes>> {
-        if self.pieces.is_empty() {
-            if self.ended {
-                return None;
-            }
-            match self.next_response().await {
-                Ok(response) => self.begin(&response),
-                Err(status) => return Some(self.end(&status)),
-            }
+        if let Some(piece) = self.pieces.as_mut().and_then(Iterator::next) {
+            return Some(Frame::data(piece));
         }
-        self.pieces.pop_front().map(Frame::data)
+        self.pieces = None;
+        if self.ended {
+            return None;
+        }
+        match self.next_response().await {
+            Ok(response) => self.begin(response),
+            Err(status) => return Some(self.end(&status)),
+        }
+        self.pieces.as_mut()?.next().map(Frame::data)
     }
 
     /// Waits until the machine has something to say; the error is the stream's end.
@@ -218,7 +222,7 @@ where
         };
         debug!(
             node = client.node_id,
-            kind = client.kind.as_str(),
+            kind = client.profile.kind.as_str(),
             "stream opened"
         );
         let stream = self.machine.clone() as Arc<dyn Inspect>;
@@ -238,7 +242,8 @@ where
             } else {
                 Interest::Names(&subscription.names)
             };
-            self.bell.listen(client.kind, kind, &interest);
+            self.bell
+                .listen(client.profile.edition(kind), kind, &interest);
         }
     }
 
@@ -249,8 +254,7 @@ where
         warn!(node, r#type = kind, error, "a client rejected a response");
     }
 
-    fn begin(&mut self, response: &Response) {
-        self.pieces = body::encode(response, self.form);
+    fn begin(&mut self, response: Response) {
         self.answered = true;
         let kind = ResourceType::from_type_url(&response.type_url);
         let kind = kind.map_or("unknown", ResourceType::as_str);
@@ -265,7 +269,9 @@ where
                 .propagation
                 .observe(observed.elapsed().as_secs_f64());
         }
-        let length = body::message_len(&self.pieces);
+        let pieces = body::encode(response, self.form);
+        let length = pieces.message_len();
+        self.pieces = Some(pieces);
         if length > LARGE {
             self.context
                 .metrics

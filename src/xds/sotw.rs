@@ -37,6 +37,8 @@ pub struct Sotw {
     named: bool,
     /// The client asked for something that it did not ask for before.
     answer: bool,
+    /// Names that were asked for since the last whole set.
+    added: BTreeSet<Arc<str>>,
     /// What partial responses have told; unused for whole sets.
     parts: Parts,
     /// Removed resources that stay in the set until no route needs them any more.
@@ -84,6 +86,10 @@ impl Variant for Sotw {
             self.subscription.cursor = Some(0);
             self.parts.shares.clear();
         }
+        if self.whole {
+            self.added.extend(added.iter().cloned());
+            self.added.retain(|name| names.contains(name));
+        }
         self.subscription.wildcard = wildcard;
         self.subscription.names = names;
         self.subscription.pending.extend(added);
@@ -120,6 +126,8 @@ impl Variant for Sotw {
             is_there && self.subscription.wants(name)
         };
         payload.renewed = Some(renewed.filter(is_sent).collect());
+        let missing = std::mem::take(&mut self.added).into_iter();
+        payload.missing = missing.filter(|name| set.get(name).is_none()).collect();
         Ok(Some(payload))
     }
 
@@ -228,6 +236,9 @@ impl Sotw {
 
     fn answer_pending(&mut self, set: &ResourceSet, cursor: Cursor, payload: &mut Payload) {
         while let Some(name) = self.subscription.pending.pop_first() {
+            if let Some(resource) = set.get(&name) {
+                self.subscription.share(resource);
+            }
             if self.subscription.will_tell(set, cursor, &name) {
                 continue;
             }

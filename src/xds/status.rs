@@ -10,6 +10,8 @@ use serde::{Serialize, Serializer};
 pub struct ClientStatus {
     pub node_id: String,
     pub kind: &'static str,
+    /// Whether it loads services on demand.
+    pub on_demand: bool,
     /// `ip:port` of the peer.
     pub address: String,
     #[serde(serialize_with = "rfc3339")]
@@ -66,6 +68,7 @@ mod tests {
             node_id: "sidecar".into(),
             kind: "envoy",
             address: "127.0.0.1:40000".into(),
+            on_demand: false,
             connected_at: UNIX_EPOCH + Duration::from_millis(1_700_000_000_500),
             types: [("clusters".to_owned(), subscribed)].into(),
         };
@@ -75,6 +78,7 @@ mod tests {
                 "nodeId": "sidecar",
                 "kind": "envoy",
                 "address": "127.0.0.1:40000",
+                "onDemand": false,
                 "connectedAt": "2023-11-14T22:13:20.500Z",
                 "types": {"clusters": {"state": "NOT_SENT", "version": null, "subscribed": 1, "error": null}},
             })

@@ -27,8 +27,8 @@ use super::{
     subscription::{Payload, Subscription},
 };
 use crate::{
-    resource::{ClientKind, Resource, ResourceType, Version},
-    snapshot::{ResourceSet, Snapshot, Snapshots},
+    resource::{Profile, Resource, ResourceType, Version},
+    snapshot::{ResourceSet, Snapshots, View},
 };
 
 /// How long listeners and routes wait for the ACK of the clusters sent before them.
@@ -121,6 +121,8 @@ pub struct Response {
     pub resources: Vec<Arc<Resource>>,
     /// Incremental variant only.
     pub removed: Vec<Arc<str>>,
+    /// Names that were asked for and that do not exist: for clients that know `resource_errors`.
+    pub missing: Vec<Arc<str>>,
 }
 
 impl Response {
@@ -132,6 +134,7 @@ impl Response {
             version: Version::default().to_string(),
             resources: Vec::new(),
             removed: Vec::new(),
+            missing: Vec::new(),
         }
     }
 }
@@ -140,13 +143,15 @@ impl Response {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
     pub node_id: String,
-    pub kind: ClientKind,
+    pub profile: Profile,
 }
 
 /// One stream of either variant.
 #[derive(Debug)]
 pub struct Stream<V> {
     scope: Scope,
+    /// Whether sidecars load services on demand unless they say otherwise.
+    on_demand: bool,
     client: Option<Client>,
     lanes: [Option<Lane<V>>; ResourceType::ALL.len()],
     /// Answers that need no snapshot.
@@ -182,11 +187,18 @@ impl<V: Variant> Stream<V> {
     pub fn new(scope: Scope) -> Self {
         Self {
             scope,
+            on_demand: false,
             client: None,
             lanes: [const { None }; ResourceType::ALL.len()],
             ready: VecDeque::new(),
             nonce: 0,
         }
+    }
+
+    /// Whether sidecars load services on demand unless they say otherwise; at first they do not.
+    #[must_use]
+    pub fn on_demand(self, on_demand: bool) -> Self {
+        Self { on_demand, ..self }
     }
 
     /// Known from the first message on.
@@ -196,9 +208,11 @@ impl<V: Variant> Stream<V> {
 
     /// Takes in one message of the client; returns whether it rejects a response.
     pub fn request(&mut self, mut request: V::Request) -> Result<bool, Refusal> {
-        let client = match &self.client {
-            Some(client) => client.kind,
-            None => self.client.insert(introduced(&request)?).kind,
+        let profile = if let Some(client) = &self.client {
+            client.profile
+        } else {
+            let client = introduced(&request, self.on_demand)?;
+            self.client.insert(client).profile
         };
         let Some(kind) = self.kind_of(&request)? else {
             self.answer_unknown_type(&request);
@@ -209,7 +223,7 @@ impl<V: Variant> Stream<V> {
         let lane = slot.get_or_insert_default();
         lane.resumed |= first && request.resumes();
         let rejects = lane.acknowledge(&request);
-        let only_named = kind.is_by_name_only(client);
+        let only_named = profile.is_by_name_only(kind);
         lane.variant.request(
             &mut request,
             Asked {
@@ -251,14 +265,14 @@ impl<V: Variant> Stream<V> {
         let Some(client) = self.client.as_ref().filter(|_| snapshots.loaded) else {
             return Ok(None);
         };
-        let snapshot = snapshots.of(client.kind);
+        let view = snapshots.view(client.profile);
         for kind in ResourceType::ALL {
-            let hold = is_needed_by_routes(kind) && !self.routes_are_settled(snapshot);
-            if let Some(response) = self.send(kind, snapshot, hold, now)? {
+            let hold = is_needed_by_routes(kind) && !self.routes_are_settled(view);
+            if let Some(response) = self.send(kind, view, hold, now)? {
                 return Ok(Some(response));
             }
         }
-        self.release(snapshot, now)
+        self.release(view, now)
     }
 
     /// When to poll again though nothing happened: a bounded wait ends.
@@ -318,6 +332,7 @@ impl<V: Variant> Stream<V> {
             nonce: nonce_text(nonce),
             version: Version::default().to_string(),
             resources: Vec::new(),
+            missing: removed.clone(),
             removed,
         });
     }
@@ -325,7 +340,7 @@ impl<V: Variant> Stream<V> {
     fn send(
         &mut self,
         kind: ResourceType,
-        snapshot: &Snapshot,
+        view: View<'_>,
         hold: bool,
         now: Instant,
     ) -> Result<Option<Response>, Refusal> {
@@ -339,35 +354,36 @@ impl<V: Variant> Stream<V> {
             return Ok(None);
         };
         let hold = hold.then_some(now);
-        let payload = lane.variant.collect(snapshot.set(kind), hold);
+        let payload = lane.variant.collect(view.set(kind), hold);
         let Some(payload) = payload.map_err(|Lagging| Refusal::Lagging)? else {
-            lane.nothing_due(snapshot.set(kind).version());
+            lane.nothing_due(view.set(kind).version());
             return Ok(None);
         };
         let nonce = self.next_nonce();
         if let Some(lane) = &mut self.lanes[kind as usize] {
             lane.sent(nonce, &payload, now);
         }
-        self.resend_what_it_refers_to(kind, &payload, snapshot);
+        self.resend_what_it_refers_to(kind, &payload, view);
         Ok(Some(Response {
             type_url: kind.type_url().to_owned(),
             nonce: nonce_text(nonce),
             version: payload.version.to_string(),
             resources: payload.resources,
             removed: payload.removed,
+            missing: payload.missing,
         }))
     }
 
     /// Sends the removals that were kept back, once no route needs what they remove.
-    fn release(&mut self, snapshot: &Snapshot, now: Instant) -> Result<Option<Response>, Refusal> {
+    fn release(&mut self, view: View<'_>, now: Instant) -> Result<Option<Response>, Refusal> {
         let mut lanes = self.lanes.iter().flatten();
         let holds = lanes.any(|lane| lane.variant.holds_until().is_some());
-        if !holds || !self.routes_are_settled(snapshot) {
+        if !holds || !self.routes_are_settled(view) {
             return Ok(None);
         }
         let kinds = ResourceType::ALL.into_iter();
         for kind in kinds.filter(|kind| is_needed_by_routes(*kind)) {
-            if let Some(response) = self.send(kind, snapshot, false, now)? {
+            if let Some(response) = self.send(kind, view, false, now)? {
                 return Ok(Some(response));
             }
         }
@@ -375,12 +391,13 @@ impl<V: Variant> Stream<V> {
     }
 
     /// Whether every route and listener of this stream is as the snapshot has it and acknowledged.
-    fn routes_are_settled(&self, snapshot: &Snapshot) -> bool {
-        [ResourceType::Listener, ResourceType::Route]
-            .into_iter()
+    fn routes_are_settled(&self, view: View<'_>) -> bool {
+        let routes = ResourceType::ALL.into_iter();
+        routes
+            .filter(|kind| !is_needed_by_routes(*kind))
             .all(|kind| {
                 self.lanes[kind as usize].as_ref().is_none_or(|lane| {
-                    lane.outstanding.is_none() && lane.variant.caught_up(snapshot.set(kind))
+                    lane.outstanding.is_none() && lane.variant.caught_up(view.set(kind))
                 })
             })
     }
@@ -399,18 +416,13 @@ impl<V: Variant> Stream<V> {
             .map(|outstanding| outstanding.since)
     }
 
-    fn resend_what_it_refers_to(
-        &mut self,
-        kind: ResourceType,
-        payload: &Payload,
-        snapshot: &Snapshot,
-    ) {
+    fn resend_what_it_refers_to(&mut self, kind: ResourceType, payload: &Payload, view: View<'_>) {
         let Some(referred) = kind.refers_to() else {
             return;
         };
         if let Some(lane) = &mut self.lanes[referred as usize] {
             for name in payload.renewed() {
-                lane.variant.resend(name, snapshot.set(referred));
+                lane.variant.resend(name, view.set(referred));
             }
         }
     }
@@ -507,8 +519,8 @@ impl<V: Variant> Lane<V> {
     }
 }
 
-fn introduced(request: &impl Request) -> Result<Client, Refusal> {
-    let client = request.client().ok_or(Refusal::MissingNode)?;
+fn introduced(request: &impl Request, on_demand: bool) -> Result<Client, Refusal> {
+    let client = request.client(on_demand).ok_or(Refusal::MissingNode)?;
     if client.node_id.len() > NODE_ID_LEN {
         return Err(Refusal::LongNode(client.node_id.len()));
     }

@@ -29,6 +29,13 @@ impl Subscription {
         self.names.len() + usize::from(self.wildcard)
     }
 
+    /// Has a name that is subscribed share its text with the resource, and so with other streams.
+    pub fn share(&mut self, resource: &Resource) {
+        if self.names.contains(&resource.name) {
+            self.names.replace(resource.name.clone());
+        }
+    }
+
     pub fn wants(&self, name: &str) -> bool {
         self.wildcard || self.names.contains(name)
     }
@@ -88,6 +95,8 @@ impl Subscription {
 pub struct Payload {
     pub resources: Vec<Arc<Resource>>,
     pub removed: Vec<Arc<str>>,
+    /// Names that were asked for and that do not exist.
+    pub missing: Vec<Arc<str>>,
     /// Names whose resources are new to the client, where `resources` holds others as well.
     pub renewed: Option<Vec<Arc<str>>>,
     /// The state-of-the-world `version_info`, or the delta's `system_version_info`.
@@ -122,6 +131,11 @@ impl Payload {
     pub fn remove(&mut self, name: &Arc<str>) {
         self.bytes += name.len() + 8;
         self.removed.push(name.clone());
+    }
+
+    pub fn miss(&mut self, name: Arc<str>) {
+        self.bytes += name.len() + 16;
+        self.missing.push(name);
     }
 
     /// Whether another removed name would still fit.

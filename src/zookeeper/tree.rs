@@ -288,6 +288,9 @@ impl Tree {
             self.mirror.sweep();
             self.phase = Phase::Synced;
             self.complete = true;
+            // A load asks for everything, and what follows for little.
+            self.pending.shrink_to_fit();
+            self.queue.shrink_to_fit();
         }
     }
 

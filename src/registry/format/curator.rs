@@ -127,12 +127,12 @@ impl Payload {
 
     fn health(&self, enabled: bool) -> Result<Health, Reason> {
         if !enabled {
-            return Ok(Health::Disabled("enabled is false".to_owned()));
+            return Ok(Health::Disabled("enabled is false".into()));
         }
         let status = field::text("instance_status", self.setting("instance_status"))?;
         Ok(match status {
             Some(status) if !status.eq_ignore_ascii_case("UP") => {
-                Health::Disabled(format!("instance_status is {}", shown(&status)))
+                Health::Disabled(format!("instance_status is {}", shown(&status)).into())
             }
             _ => Health::Healthy,
         })

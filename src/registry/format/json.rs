@@ -77,7 +77,7 @@ impl Payload {
     fn health(&self) -> Result<Health, Reason> {
         let healthy = field::flag("healthy", self.healthy.as_ref())?;
         Ok(if !field::flag("enabled", self.enabled.as_ref())? {
-            Health::Disabled("enabled is false".to_owned())
+            Health::Disabled("enabled is false".into())
         } else if healthy {
             Health::Healthy
         } else {

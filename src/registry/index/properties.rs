@@ -131,13 +131,13 @@ impl Tree {
             Step::Delete(service, name) => {
                 self.services.get_mut(service)?.1.remove(name);
                 Some(Event::Delete {
-                    path: format!("{service}/{name}"),
+                    path: format!("{service}/{name}").into(),
                 })
             }
             Step::DeleteService(service) => {
                 self.services.remove(service);
                 Some(Event::Delete {
-                    path: service.to_owned(),
+                    path: service.into(),
                 })
             }
         }
@@ -240,7 +240,7 @@ impl Tree {
 
 fn put(path: &str, data: &'static str, stat: Stat) -> Event {
     Event::Put {
-        path: path.to_owned(),
+        path: path.into(),
         data: Bytes::from_static(data.as_bytes()),
         stat,
     }
@@ -256,7 +256,7 @@ fn index() -> Index {
 
 fn serving(view: &View) -> BTreeMap<String, Vec<(String, String)>> {
     let instance = |i: &Arc<Instance>| {
-        let name = i.origin.path.rsplit('/').next().unwrap_or_default();
+        let name = i.origin.znode.rsplit('/').next().unwrap_or_default();
         (format!("{}:{}", i.address, i.port), name.to_owned())
     };
     let services = view.services.iter();
@@ -268,12 +268,14 @@ fn serving(view: &View) -> BTreeMap<String, Vec<(String, String)>> {
 /// The services as a client could see them: without origins.
 fn visible(view: &View) -> BTreeMap<Arc<str>, Vec<Instance>> {
     let origin = || Origin {
-        path: String::new(),
+        root: "".into(),
+        znode: "".into(),
         format: "",
         czxid: 0,
         mzxid: 0,
     };
     let bare = |i: &Arc<Instance>| Instance {
+        own_id: Some(i.id().into()),
         origin: origin(),
         ..Instance::clone(i)
     };

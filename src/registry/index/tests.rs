@@ -15,7 +15,7 @@ fn index() -> Index {
 
 fn put(path: &str, data: &str, czxid: i64, mzxid: i64) -> Event {
     Event::Put {
-        path: path.to_owned(),
+        path: path.into(),
         data: Bytes::copy_from_slice(data.as_bytes()),
         stat: Stat {
             czxid,
@@ -26,9 +26,7 @@ fn put(path: &str, data: &str, czxid: i64, mzxid: i64) -> Event {
 }
 
 fn delete(path: &str) -> Event {
-    Event::Delete {
-        path: path.to_owned(),
-    }
+    Event::Delete { path: path.into() }
 }
 
 /// Applies events and gives the names that changed.
@@ -55,7 +53,7 @@ fn served(index: &Index, service: &str) -> Vec<String> {
     service
         .instances
         .iter()
-        .map(|i| format!("{}:{} {}", i.address, i.port, name(&i.origin.path)))
+        .map(|i| format!("{}:{} {}", i.address, i.port, name(&i.origin.znode)))
         .collect()
 }
 
@@ -104,9 +102,10 @@ fn the_instance_says_where_it_comes_from() {
     let service = &view.services["orders"];
     assert_eq!((&*service.name, &*service.registry), ("orders", "main"));
     let instance = &service.instances[0];
-    assert_eq!(instance.id, "i-1");
+    assert_eq!(instance.id(), "i-1");
     let expected = Origin {
-        path: "/services/orders/i-1".to_owned(),
+        root: "/services".into(),
+        znode: "orders/i-1".into(),
         format: "plain",
         czxid: 2,
         mzxid: 3,

@@ -27,10 +27,8 @@ fn names(count: u64) -> Vec<String> {
 }
 
 fn wire_len(response: &Response, form: body::Form) -> usize {
-    body::encode(response, form)
-        .iter()
-        .map(bytes::Bytes::len)
-        .sum()
+    let pieces = body::encode(response.clone(), form);
+    pieces.map(|piece| piece.len()).sum()
 }
 
 /// Reads everything without an ACK and requires that each message fits.

@@ -6,7 +6,10 @@ use super::{
     Client, DeltaClient, Mesh, Refusal, ResourceType::*, Scope, SotwClient, TYPES, node, strings,
     told,
 };
-use crate::{resource::ClientKind, xds::status::State};
+use crate::{
+    resource::{ClientKind, Edition},
+    xds::status::State,
+};
 
 fn of_type(type_url: &str) -> DiscoveryRequest {
     DiscoveryRequest {
@@ -90,8 +93,8 @@ fn line_04_delta_says_that_names_of_an_unknown_type_do_not_exist() {
 #[test]
 fn line_05_the_node_of_the_first_message_is_remembered() {
     let mesh = Mesh::empty();
-    mesh.put_for(ClientKind::Envoy, Cluster, "for-envoy", 1, 0);
-    mesh.put_for(ClientKind::Grpc, Cluster, "for-grpc", 1, 0);
+    mesh.put_for(Edition::Envoy, Cluster, "for-envoy", 1, 0);
+    mesh.put_for(Edition::Grpc, Cluster, "for-grpc", 1, 0);
     let mut client: SotwClient = Client::new(mesh, Scope::Aggregated, "gRPC C-core linux 1.85");
     client.ask(Endpoint, &["a"]).ask(Cluster, &["*"]);
     assert_eq!(client.next(), told(Cluster, &["for-grpc@1"]));
@@ -102,7 +105,7 @@ fn line_05_the_node_of_the_first_message_is_remembered() {
     });
     let known = client.stream.client().unwrap();
     assert_eq!(
-        (&*known.node_id, known.kind),
+        (&*known.node_id, known.profile.kind),
         ("sidecar-1", ClientKind::Grpc)
     );
 }

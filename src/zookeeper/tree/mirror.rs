@@ -163,8 +163,8 @@ impl Mirror {
             .map(|(path, _)| Arc::clone(path))
             .collect();
         let mut events = Vec::with_capacity(self.staged.len() - covered.len());
+        let mut put = Vec::new();
         for (path, content) in std::mem::take(&mut self.staged) {
-            let text = path.to_string();
             if let Some(Content {
                 version,
                 data,
@@ -172,18 +172,20 @@ impl Mirror {
             }) = content
             {
                 let epoch = self.epoch;
-                self.published.insert(path, Node { version, epoch });
-                events.push(Event::Put {
-                    path: text,
-                    data,
-                    stat,
-                });
+                put.push((Arc::clone(&path), Node { version, epoch }));
+                events.push(Event::Put { path, data, stat });
             } else {
                 self.published.remove(&path);
                 if !covered.contains(&path) {
-                    events.push(Event::Delete { path: text });
+                    events.push(Event::Delete { path });
                 }
             }
+        }
+        if self.published.is_empty() {
+            // A map that is built at once has full nodes, one that grows in order has half full ones.
+            self.published = put.into_iter().collect();
+        } else {
+            self.published.extend(put);
         }
         events
     }

@@ -252,15 +252,18 @@ impl World {
                     if depth_of(&path) == 2 {
                         assert_eq!(data, stat.mzxid.to_string());
                     }
-                    self.mirror.insert(path, stat);
+                    self.mirror.insert(path.to_string(), stat);
                 }
                 Event::Delete { path } => {
                     let below = format!("{path}/");
                     let gone: Vec<String> = (self.mirror.keys())
-                        .filter(|known| **known == path || known.starts_with(&below))
+                        .filter(|known| ***known == *path || known.starts_with(&below))
                         .cloned()
                         .collect();
-                    assert!(gone.contains(&path), "{path} was never put");
+                    assert!(
+                        gone.iter().any(|gone| **gone == *path),
+                        "{path} was never put"
+                    );
                     for path in gone {
                         let known = self.mirror.remove(&path).map(|stat| stat.czxid);
                         let lives = self.znodes.get(&path).map(|stat| stat.czxid);
