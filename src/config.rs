@@ -75,6 +75,8 @@ pub struct Mesh {
     pub domain_suffix: String,
     /// Sidecars start empty and learn of a service at its first request, unless they say otherwise.
     pub on_demand: bool,
+    /// Sidecars take the instances of a service of more than these one by one; 0 for no service.
+    pub endpoint_increments_above: usize,
     pub load_balancing: LoadBalancing,
 }
 
@@ -124,6 +126,7 @@ impl Default for Mesh {
             outbound_listen: SocketAddr::from(([127, 0, 0, 1], 15001)),
             domain_suffix: "mesh".to_owned(),
             on_demand: false,
+            endpoint_increments_above: 0,
             load_balancing: LoadBalancing::default(),
         }
     }

@@ -289,6 +289,7 @@ impl<'t> Checker<'t> {
             "outboundListen",
             "domainSuffix",
             "onDemand",
+            "endpointIncrementsAbove",
             "loadBalancing",
         ];
         let section = self.subsection(part, &keys);
@@ -305,6 +306,11 @@ impl<'t> Checker<'t> {
                 or.domain_suffix,
             ),
             on_demand: self.switch(section.get("onDemand"), or.on_demand),
+            endpoint_increments_above: self.value(
+                section.get("endpointIncrementsAbove"),
+                value::threshold,
+                or.endpoint_increments_above,
+            ),
             load_balancing: self.value(
                 section.get("loadBalancing"),
                 value::load_balancing,
