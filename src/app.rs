@@ -158,6 +158,7 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
         metrics: xds_metrics,
         admission,
         on_demand: config.mesh.on_demand,
+        increments: config.mesh.endpoint_increments_above > 0,
         stop: stop.clone(),
     };
     let routes = add_introspection(routes, &context, &readers, loads);
@@ -246,6 +247,7 @@ fn publisher(
     let translation = Translation::new(translate::Config {
         outbound_listen: config.mesh.outbound_listen,
         domain_suffix: config.mesh.domain_suffix.clone(),
+        increments_above: config.mesh.endpoint_increments_above,
     });
     Ok(Publisher::new(
         index,
@@ -267,6 +269,7 @@ fn limits(config: &config::Xds) -> Limits {
     Limits {
         max_streams: config.max_streams,
         max_names: config.max_names,
+        max_request_bytes: config.max_request_bytes,
         new_streams_per_second: config.new_streams_per_second,
         max_stream_age: config.max_stream_age,
     }
@@ -327,7 +330,8 @@ fn resources(
     kind: ResourceType,
 ) -> Vec<Arc<Resource>> {
     let snapshots = snapshots.borrow().clone();
-    snapshots.of(edition).set(kind).iter().cloned().collect()
+    let set = snapshots.of(edition).set(kind);
+    set.matching(|_| true).cloned().collect()
 }
 
 fn pending_name(registry: &str) -> String {
