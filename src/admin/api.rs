@@ -348,7 +348,9 @@ mod tests {
         let service = Service {
             name: "orders".into(),
             registry: "main".into(),
-            instances: vec![Arc::new(instance(Health::Healthy, 7))],
+            instances: [Arc::new(instance(Health::Healthy, 7))]
+                .into_iter()
+                .collect(),
         };
         assert_eq!(
             serde_json::to_value(ServiceView::of(&service)).unwrap(),
