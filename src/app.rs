@@ -269,6 +269,7 @@ fn limits(config: &config::Xds) -> Limits {
     Limits {
         max_streams: config.max_streams,
         max_names: config.max_names,
+        max_request_bytes: config.max_request_bytes,
         new_streams_per_second: config.new_streams_per_second,
         max_stream_age: config.max_stream_age,
     }

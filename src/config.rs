@@ -53,6 +53,7 @@ pub struct Xds {
     pub max_streams: usize,
     /// Names that one stream subscribes to.
     pub max_names: usize,
+    pub max_request_bytes: usize,
     pub new_streams_per_second: u32,
     #[serde(serialize_with = "duration")]
     pub max_stream_age: Duration,
@@ -104,6 +105,7 @@ impl Default for Xds {
             listen: SocketAddr::from(([0, 0, 0, 0], 15010)),
             max_streams: 20_000,
             max_names: 100_000,
+            max_request_bytes: 64 << 20,
             new_streams_per_second: 4_000,
             max_stream_age: Duration::from_secs(1800),
         }

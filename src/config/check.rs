@@ -245,6 +245,7 @@ impl<'t> Checker<'t> {
             "listen",
             "maxStreams",
             "maxNames",
+            "maxRequestBytes",
             "newStreamsPerSecond",
             "maxStreamAge",
         ];
@@ -256,6 +257,11 @@ impl<'t> Checker<'t> {
             listen: self.value(listen, value::xds_listen, or.listen),
             max_streams: self.value(section.get("maxStreams"), value::count, or.max_streams),
             max_names: self.value(section.get("maxNames"), value::count, or.max_names),
+            max_request_bytes: self.value(
+                section.get("maxRequestBytes"),
+                value::count,
+                or.max_request_bytes,
+            ),
             new_streams_per_second: self.value(
                 section.get("newStreamsPerSecond"),
                 value::count,

@@ -160,7 +160,7 @@ where
             }
             let deadline = self.machine().deadline(now);
             match self.wait(deadline.into_iter().chain(expires).min()).await {
-                Wake::Request(request) => self.request(request?)?,
+                Wake::Request(request) => self.take(request)?,
                 Wake::Snapshot => {
                     // The oldest change that is not shown yet counts.
                     let seen = self.context.fanout.current().observed;
@@ -197,14 +197,15 @@ where
                 break;
             }
             match self.requests.next().now_or_never() {
-                Some(Some(request)) => self.request(request?)?,
+                Some(Some(request)) => self.take(request)?,
                 Some(None) | None => break,
             }
         }
         Ok(())
     }
 
-    fn request(&mut self, request: V::Request) -> Result<(), Status> {
+    fn take(&mut self, request: Result<V::Request, Status>) -> Result<(), Status> {
+        let request = request.map_err(|status| self.seat.unread(status))?;
         let kind = ResourceType::from_type_url(request.type_url());
         let error = request.error().map(shorten);
         let outcome = self.machine().request(request);
