@@ -7,7 +7,11 @@
 
 use std::{cell::RefCell, collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{net::TcpStream, sync::Semaphore, task::JoinSet};
+use tokio::{
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+};
 
 use super::{
     delta,
@@ -15,7 +19,8 @@ use super::{
     journal::{Journal, Service, Stamp, Watch},
 };
 
-/// Connections being opened at once: more would overflow the listener's queue, and wait for seconds.
+/// Clients that connect or wait for their first answer at once: connections that nobody has taken yet
+/// would overflow the listener's queue, and wait for seconds.
 pub const OPENING: usize = 128;
 pub const RETRY: Duration = Duration::from_millis(20);
 
@@ -53,18 +58,19 @@ impl Fleet {
         let opening = Arc::new(Semaphore::new(OPENING));
         for hello in hellos {
             journal.pages().add_client(&hello.watch);
-            let client = Client {
+            let mut client = Client {
                 journal: journal.clone(),
                 expects: hello.expects,
                 seen: HashMap::new(),
+                opening: None,
             };
             let opening = opening.clone();
             clients.spawn(async move {
                 let Ok(permit) = opening.acquire_owned().await else {
                     return;
                 };
+                client.opening = Some(permit);
                 let stream = connect(address).await;
-                drop(permit);
                 let journal = client.journal.clone();
                 let ended = match wire {
                     Wire::Delta => client.delta(&stream, address, &hello.requests).await,
@@ -98,6 +104,8 @@ struct Client {
     journal: Arc<Journal>,
     expects: usize,
     seen: HashMap<Service, Stamp>,
+    /// Until the first answer.
+    opening: Option<OwnedSemaphorePermit>,
 }
 
 impl Client {
@@ -165,6 +173,7 @@ impl Client {
     }
 
     fn note(&mut self, resources: usize, removed: usize, bytes: usize) {
+        self.opening = None;
         let mut pages = self.journal.pages();
         pages.traffic.messages += 1;
         pages.traffic.resources += resources as u64;

@@ -148,12 +148,13 @@ fn point(clients: usize, outcome: &Outcome, side: Side) -> Point {
         cpu: outcome.cpu.as_secs_f64() * 1e6 / float(lasts.len()),
     };
     println!(
-        "  {} K={clients}: p50 {:.2} ms, p99 {:.2} ms, {:.0} µs of CPU a change, own share {:.2} ms",
+        "  {} K={clients}: p50 {:.2} ms, p99 {:.2} ms, {:.0} µs of CPU a change, own share {:.2} ms, {} B a message",
         side.name(),
         point.p50,
         point.p99,
         point.cpu,
-        outcome.own_share * 1e3
+        outcome.own_share * 1e3,
+        outcome.traffic.bytes / outcome.traffic.messages.max(1)
     );
     point
 }
