@@ -22,7 +22,7 @@ use super::{
     wire,
 };
 use crate::{
-    model::{Service, Socket, Touched},
+    model::{Instance, Service, Socket, Touched},
     resource::{Edition, Resource, ResourceType, STAMP, Version},
 };
 
@@ -46,8 +46,9 @@ pub(super) struct Difference {
 
 /// An endpoint as a resource, but for the encoding.
 struct Member<'a> {
+    instance: &'a Arc<Instance>,
     zone: &'a str,
-    endpoint: EnvoyEndpoint<'a>,
+    weight: u32,
     version: Version,
 }
 
@@ -59,10 +60,20 @@ impl<'a> Member<'a> {
         let kind = (Edition::Increments, ResourceType::LbEndpoint);
         let version = Version::of(&(RENDERING, kind, zone, &endpoint));
         Some(Self {
+            instance,
             zone,
-            endpoint,
+            weight: endpoint.weight,
             version,
         })
+    }
+
+    fn resource(&self, name: Arc<str>) -> Resource {
+        let shared = self.instance.clone();
+        let encode = move || {
+            let endpoint = EnvoyEndpoint::new(&shared);
+            endpoint.map_or_else(Vec::new, |endpoint| endpoint.message().encode_to_vec())
+        };
+        Resource::deferred(ResourceType::LbEndpoint, name, self.version, encode)
     }
 }
 
@@ -136,15 +147,13 @@ impl Large {
         self.join(&is);
         let known = was.filter(|was| was.zone == is.zone);
         if known.is_none_or(|known| known.version != is.version) {
-            let body = is.endpoint.message().encode_to_vec();
-            let kind = ResourceType::LbEndpoint;
-            let resource = Resource::new(kind, name(is.zone), is.version, &body);
+            let resource = is.resource(name(is.zone));
             difference.put.push(Arc::new(resource));
         }
     }
 
     fn join(&mut self, member: &Member<'_>) {
-        self.weight += u64::from(member.endpoint.weight);
+        self.weight += u64::from(member.weight);
         match self.zones.get_mut(member.zone) {
             Some(count) => *count += 1,
             None => drop(self.zones.insert(member.zone.into(), 1)),
@@ -152,7 +161,7 @@ impl Large {
     }
 
     fn leave(&mut self, member: &Member<'_>) {
-        self.weight -= u64::from(member.endpoint.weight);
+        self.weight -= u64::from(member.weight);
         if let Some(count) = self.zones.get_mut(member.zone) {
             *count -= 1;
             if *count == 0 {
