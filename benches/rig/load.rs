@@ -31,6 +31,8 @@ pub struct Hello {
     pub watch: Watch,
     /// How many resources and removals make it complete.
     pub expects: usize,
+    /// Asks for what the assignments name, instead of being told all in them.
+    pub collections: bool,
 }
 
 /// How a server talks.
@@ -61,6 +63,7 @@ impl Fleet {
             let mut client = Client {
                 journal: journal.clone(),
                 expects: hello.expects,
+                opened: hello.collections.then(Vec::new),
                 seen: HashMap::new(),
                 opening: None,
             };
@@ -103,6 +106,8 @@ pub async fn connect(address: SocketAddr) -> TcpStream {
 struct Client {
     journal: Arc<Journal>,
     expects: usize,
+    /// Requests for collections that are still to be sent, if it takes any.
+    opened: Option<Vec<Vec<u8>>>,
     seen: HashMap<Service, Stamp>,
     /// Until the first answer.
     opening: Option<OwnedSemaphorePermit>,
@@ -123,6 +128,9 @@ impl Client {
             write(stream, &mut connection.output).await?;
             read(stream, |bytes| connection.receive(bytes)).await?;
             connection.messages(|message| Some(self.response(message)));
+            for request in self.opened.iter_mut().flat_map(|opened| opened.drain(..)) {
+                connection.send(&request);
+            }
             if connection.ended {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
@@ -150,6 +158,11 @@ impl Client {
         let mut pages = self.journal.pages();
         let (removed, ack) = delta::read(message, |resource| {
             resources += 1;
+            if let Some(opened) = &mut self.opened
+                && !resource.name.starts_with(b"xdstp://")
+            {
+                opened.push(delta::open(resource.body));
+            }
             if let Some(stamp) = pages.stamp(resource.body)
                 && let Some(service) = service(resource.name)
             {
@@ -189,9 +202,12 @@ impl Client {
     }
 }
 
-/// Services are called `s` and a number; istiod's clusters `outbound|8080||s5.mesh`.
+/// Services are called `s` and a number; istiod's clusters `outbound|8080||s5.mesh`, and what is told
+/// one by one `xdstp://AUTHORITY/TYPE/s5/…`.
 pub fn service(name: &[u8]) -> Option<Service> {
     let name = std::str::from_utf8(name).ok()?;
+    let own = name.strip_prefix("xdstp://");
+    let name = own.map_or(Some(name), |path| path.split('/').nth(2))?;
     let host = name.rsplit('|').next()?;
     let label = host.split('.').next()?;
     label.strip_prefix('s')?.parse().ok()
