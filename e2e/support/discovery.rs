@@ -88,6 +88,7 @@ impl Server {
             metrics: metrics.clone(),
             admission,
             on_demand: false,
+            waking: tokio::runtime::Handle::current(),
             stop: stop.clone(),
         };
         let routes = introspection(&context, kept, loads);
