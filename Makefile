@@ -23,7 +23,7 @@ test: ## formatting, lints, and all tests, with the real ZooKeeper, Envoy and gR
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo test --locked
 
-bench: ## six measures beside floors and a peer, in some minutes (BENCH=full: many)
-	@e2e/components/install.sh zookeeper
+bench: ## what it costs, beside floors and peers, in some minutes (BENCH=full: many)
+	@e2e/components/install.sh zookeeper envoy
 	@benches/peers/build.sh
 	cargo bench --locked --bench rig

@@ -50,6 +50,39 @@ async fn a_stream_too_many_is_refused_with_the_remedy_and_the_others_go_on() {
 }
 
 #[tokio::test]
+async fn a_request_too_large_ends_its_stream_with_the_remedy_and_no_other() {
+    let server = Server::start_limited(Limits {
+        max_request_bytes: 6 << 20,
+        ..Limits::default()
+    })
+    .await;
+    server.put(Cluster, "a", 1);
+    let names: Vec<_> = (0..7_000).map(|at| format!("{at:0>1000}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let mut large = server.delta().await;
+    large.subscribe(Endpoint, &names[..5_000]).await;
+    assert!(
+        !large.next().await.removed_resources.is_empty(),
+        "over 4 MiB is read"
+    );
+
+    let mut larger = server.delta().await;
+    larger.subscribe(Endpoint, &names).await;
+    let end = larger.end_or_next().await.unwrap_err();
+    assert_eq!(end.code(), Code::ResourceExhausted);
+    assert!(end.message().contains("xds.maxRequestBytes"), "{end}");
+    let series = "meshkeeper_xds_refused_total{limit=\"request\"}";
+    assert_eq!(server.metric(series), Some(1.0));
+
+    large.subscribe(Cluster, &["a"]).await;
+    let mut response = large.next().await;
+    while response.type_url == Endpoint.type_url() {
+        response = large.next().await;
+    }
+    assert_eq!(told(&response), [("a", version(1).as_str())]);
+}
+
+#[tokio::test]
 async fn names_beyond_the_limit_end_the_stream_and_no_other() {
     let server = Server::start_limited(Limits {
         max_names: 5,

@@ -2,6 +2,7 @@
 //! more where the wire has a say in it. The numbers are those of the machine's own tests.
 
 mod peers;
+mod slow;
 
 use std::collections::HashMap;
 
@@ -115,8 +116,12 @@ async fn line_2_virtual_hosts_are_served_by_name_in_increments() {
         .unwrap()
         .unwrap();
     assert_eq!(response.type_url, VirtualHost.type_url());
-    assert_eq!(told(&response), [("outbound/a", version(1).as_str())]);
-    assert_eq!(response.removed_resources, ["outbound/x"]);
+    let there = ("outbound/a", version(1));
+    let absent = ("outbound/x", version(0));
+    let expected = [&there, &absent].map(|(name, version)| (*name, version.as_str()));
+    assert_eq!(told(&response), expected);
+    assert_eq!(response.resources[1].resource, None);
+    assert_eq!(response.resources[1].aliases, ["outbound/x"]);
 
     let mut delta = server.delta().await;
     delta.subscribe(VirtualHost, &[]).await;

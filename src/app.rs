@@ -8,7 +8,7 @@ use std::{convert::Infallible, fmt, io, net::SocketAddr, sync::Arc, time::Durati
 
 use rustix::process::{Resource as Limit, Rlimit, getrlimit, setrlimit};
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     runtime::{self, Handle, Runtime},
     sync::{mpsc, watch},
     time::Instant,
@@ -47,6 +47,10 @@ pub const DRAIN: Duration = Duration::from_secs(10);
 
 /// Batches that wait for the publisher; the watcher stops reading when it is full.
 const BATCHES: usize = 64;
+
+/// Connections that wait to be taken in; the kernel takes what it allows of it. The usual 128 is soon
+/// full when a fleet comes back, and who finds it full tries again after a second, then two, then four.
+const BACKLOG: u32 = 65_535;
 
 /// Why the parts could not be joined.
 #[derive(Debug, thiserror::Error)]
@@ -151,8 +155,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Error> {
     let registry = config.registries.first().ok_or(Error::NoRegistry)?;
     let metrics = telemetry::metrics()?;
-    let xds_listener = listen(XDS, config.xds.listen).await?;
-    let admin_listener = listen(ADMIN, config.admin.listen).await?;
+    let xds_listener = listen(XDS, config.xds.listen)?;
+    let admin_listener = listen(ADMIN, config.admin.listen)?;
     let (publisher, readers) = publisher(config, registry, &metrics)?;
     let xds_metrics = xds::metrics::Metrics::register(&metrics)?;
     let zookeeper_metrics = zookeeper::Metrics::register(&metrics)?;
@@ -188,6 +192,7 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
         admission,
         on_demand: config.mesh.on_demand,
         waking: registry_thread,
+        increments: config.mesh.endpoint_increments_above > 0,
         stop: stop.clone(),
     };
     let routes = add_introspection(routes, &context, &readers, loads);
@@ -240,13 +245,23 @@ fn raise_open_files() {
     }
 }
 
-async fn listen(place: Place, address: SocketAddr) -> Result<TcpListener, Error> {
-    let bound = TcpListener::bind(address).await;
-    bound.map_err(|cause| Error::Listen {
+fn listen(place: Place, address: SocketAddr) -> Result<TcpListener, Error> {
+    bind(address).map_err(|cause| Error::Listen {
         place,
         address,
         cause,
     })
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // So that a restart finds its port though old connections linger.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// The port that was found where 0 was asked for.
@@ -267,6 +282,7 @@ fn publisher(
     let translation = Translation::new(translate::Config {
         outbound_listen: config.mesh.outbound_listen,
         domain_suffix: config.mesh.domain_suffix.clone(),
+        increments_above: config.mesh.endpoint_increments_above,
     });
     Ok(Publisher::new(
         index,
@@ -288,6 +304,7 @@ fn limits(config: &config::Xds) -> Limits {
     Limits {
         max_streams: config.max_streams,
         max_names: config.max_names,
+        max_request_bytes: config.max_request_bytes,
         new_streams_per_second: config.new_streams_per_second,
         max_stream_age: config.max_stream_age,
     }
@@ -348,7 +365,8 @@ fn resources(
     kind: ResourceType,
 ) -> Vec<Arc<Resource>> {
     let snapshots = snapshots.borrow().clone();
-    snapshots.of(edition).set(kind).iter().cloned().collect()
+    let set = snapshots.of(edition).set(kind);
+    set.matching(|_| true).cloned().collect()
 }
 
 fn pending_name(registry: &str) -> String {

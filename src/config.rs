@@ -53,6 +53,7 @@ pub struct Xds {
     pub max_streams: usize,
     /// Names that one stream subscribes to.
     pub max_names: usize,
+    pub max_request_bytes: usize,
     pub new_streams_per_second: u32,
     #[serde(serialize_with = "duration")]
     pub max_stream_age: Duration,
@@ -74,6 +75,8 @@ pub struct Mesh {
     pub domain_suffix: String,
     /// Sidecars start empty and learn of a service at its first request, unless they say otherwise.
     pub on_demand: bool,
+    /// Sidecars take the instances of a service of more than these one by one; 0 for no service.
+    pub endpoint_increments_above: usize,
     pub load_balancing: LoadBalancing,
 }
 
@@ -102,6 +105,7 @@ impl Default for Xds {
             listen: SocketAddr::from(([0, 0, 0, 0], 15010)),
             max_streams: 20_000,
             max_names: 100_000,
+            max_request_bytes: 64 << 20,
             new_streams_per_second: 4_000,
             max_stream_age: Duration::from_secs(1800),
         }
@@ -122,6 +126,7 @@ impl Default for Mesh {
             outbound_listen: SocketAddr::from(([127, 0, 0, 1], 15001)),
             domain_suffix: "mesh".to_owned(),
             on_demand: false,
+            endpoint_increments_above: 0,
             load_balancing: LoadBalancing::default(),
         }
     }

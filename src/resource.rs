@@ -6,6 +6,7 @@
 //! content has one version on every replica, before and after a restart.
 
 pub mod json;
+mod stamp;
 
 use std::{
     collections::BTreeSet,
@@ -18,11 +19,15 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::encoding::{WireType, decode_varint, encode_key, encode_varint, encoded_len_varint};
 use xxhash_rust::xxh3::Xxh3;
 
+pub use stamp::{STAMP, Stamp, Stamps};
+
 /// The kinds of resources, in the order in which they are pushed (make before break).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ResourceType {
     Cluster,
     Endpoint,
+    /// One endpoint of an assignment that names collections.
+    LbEndpoint,
     Listener,
     Route,
     /// `outbound/HOST`: one virtual host of a sidecar's route configuration.
@@ -30,9 +35,10 @@ pub enum ResourceType {
 }
 
 impl ResourceType {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Cluster,
         Self::Endpoint,
+        Self::LbEndpoint,
         Self::Listener,
         Self::Route,
         Self::VirtualHost,
@@ -42,6 +48,7 @@ impl ResourceType {
         match self {
             Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
             Self::Endpoint => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Self::LbEndpoint => "type.googleapis.com/envoy.config.endpoint.v3.LbEndpoint",
             Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
             Self::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
             Self::VirtualHost => "type.googleapis.com/envoy.config.route.v3.VirtualHost",
@@ -58,7 +65,7 @@ impl ResourceType {
         match self {
             Self::Cluster => Some(Self::Endpoint),
             Self::Listener => Some(Self::Route),
-            Self::Endpoint | Self::Route | Self::VirtualHost => None,
+            Self::Endpoint | Self::LbEndpoint | Self::Route | Self::VirtualHost => None,
         }
     }
 
@@ -67,6 +74,7 @@ impl ResourceType {
         match self {
             Self::Cluster => "clusters",
             Self::Endpoint => "endpoints",
+            Self::LbEndpoint => "lbEndpoints",
             Self::Listener => "listeners",
             Self::Route => "routes",
             Self::VirtualHost => "virtualHosts",
@@ -99,10 +107,12 @@ pub enum Edition {
     Grpc,
     /// What a sidecar starts with that loads services on demand: its listener and routes.
     OnDemand,
+    /// Assignments for sidecars that take the endpoints of large services one by one.
+    Increments,
 }
 
 impl Edition {
-    pub const ALL: [Self; 3] = [Self::Envoy, Self::Grpc, Self::OnDemand];
+    pub const ALL: [Self; 4] = [Self::Envoy, Self::Grpc, Self::OnDemand, Self::Increments];
 
     /// The short name, as the admin API has it.
     pub const fn as_str(self) -> &'static str {
@@ -110,15 +120,19 @@ impl Edition {
             Self::Envoy => "envoy",
             Self::Grpc => "grpc",
             Self::OnDemand => "onDemand",
+            Self::Increments => "increments",
         }
     }
 
     /// Whether there is anything of this type in it.
     pub const fn holds(self, kind: ResourceType) -> bool {
         match self {
-            Self::Envoy => true,
-            Self::Grpc => !matches!(kind, ResourceType::VirtualHost),
+            Self::Envoy => !matches!(kind, ResourceType::LbEndpoint),
+            Self::Grpc => !matches!(kind, ResourceType::VirtualHost | ResourceType::LbEndpoint),
             Self::OnDemand => matches!(kind, ResourceType::Listener | ResourceType::Route),
+            Self::Increments => {
+                matches!(kind, ResourceType::Endpoint | ResourceType::LbEndpoint)
+            }
         }
     }
 }
@@ -129,6 +143,8 @@ pub struct Profile {
     pub kind: ClientKind,
     /// A sidecar that learns of each service at its first request.
     pub on_demand: bool,
+    /// A sidecar that takes the endpoints of large services one by one.
+    pub increments: bool,
 }
 
 impl Profile {
@@ -138,8 +154,11 @@ impl Profile {
 
     /// Of a client that takes everything from the start.
     pub const fn whole(kind: ClientKind) -> Self {
-        let on_demand = false;
-        Self { kind, on_demand }
+        Self {
+            kind,
+            on_demand: false,
+            increments: false,
+        }
     }
 
     pub const fn edition(self, kind: ResourceType) -> Edition {
@@ -147,6 +166,9 @@ impl Profile {
             (ClientKind::Grpc, _) => Edition::Grpc,
             (_, ResourceType::Listener | ResourceType::Route) if self.on_demand => {
                 Edition::OnDemand
+            }
+            (_, ResourceType::Endpoint | ResourceType::LbEndpoint) if self.increments => {
+                Edition::Increments
             }
             (ClientKind::Envoy, _) => Edition::Envoy,
         }
@@ -157,7 +179,7 @@ impl Profile {
     /// for those that it dials.
     pub const fn is_by_name_only(self, kind: ResourceType) -> bool {
         match kind {
-            ResourceType::VirtualHost => true,
+            ResourceType::VirtualHost | ResourceType::LbEndpoint => true,
             ResourceType::Cluster => self.on_demand,
             ResourceType::Listener | ResourceType::Route => matches!(self.kind, ClientKind::Grpc),
             ResourceType::Endpoint => false,
@@ -205,6 +227,8 @@ pub struct Resource {
     pub kind: ResourceType,
     pub name: Arc<str>,
     pub version: Version,
+    /// Whether [`STAMP`] stands in it for what each stream puts there.
+    stamped: bool,
     /// A `resources` field of a `DeltaDiscoveryResponse`, key and length with it. Many are never asked
     /// for: until then there is what encodes it.
     delta: LazyLock<Bytes, Encode>,
@@ -259,8 +283,24 @@ impl Resource {
             kind,
             name,
             version,
+            stamped: kind == ResourceType::LbEndpoint,
             delta: LazyLock::new(Box::new(encode)),
         }
+    }
+
+    /// [`STAMP`] stands in its body wherever a stream puts its own. In an `LbEndpoint`, which needs no
+    /// such word, it stands once, in the name.
+    #[must_use]
+    pub fn stamped(self) -> Self {
+        Self {
+            stamped: true,
+            ..self
+        }
+    }
+
+    /// Whether each stream sends it in a form of its own, so that no client can hold it already.
+    pub fn is_stamped(&self) -> bool {
+        self.stamped
     }
 
     /// The same resource, told to a client that asked for it by these names.
@@ -285,6 +325,7 @@ impl Resource {
             kind,
             name,
             version,
+            stamped: kind == ResourceType::LbEndpoint,
             delta,
         }
     }
@@ -292,6 +333,16 @@ impl Resource {
     /// The `resources` field of a `DeltaDiscoveryResponse`, key and length with it.
     pub fn delta_field(&self) -> &Bytes {
         &self.delta
+    }
+
+    /// Puts the stamp into a copy of [`Self::delta_field`].
+    pub fn stamp(&self, stamp: Stamp, field: &mut [u8]) {
+        let places = match self.kind {
+            _ if !self.stamped => 0,
+            ResourceType::LbEndpoint => 1,
+            _ => usize::MAX,
+        };
+        stamp.put(field, places);
     }
 
     /// The `resources` field of a `DiscoveryResponse`, key and length with it: what stands behind

@@ -5,6 +5,9 @@
 //! the log up to which it has seen everything. The log holds each name once, at its latest change,
 //! so a reader that was away meets every change coalesced, latest state first and only.
 //!
+//! Resources of [`ResourceType::LbEndpoint`] form collections (`PATH/*` holds every `PATH/NAME`), each a
+//! set of its own; the set of the type lists the collections, each in the version of its content.
+//!
 //! Invariant: for a cursor that the log reaches back to, [`ResourceSet::since`] names exactly what
 //! differs between the set then and the set now (and what was rewritten or re-created meanwhile).
 
@@ -74,13 +77,22 @@ impl Snapshot {
 
     /// Adds the resource, or replaces the one of its name if the version differs.
     /// Returns whether anything changed.
-    pub fn put(&mut self, resource: Resource) -> bool {
-        self.sets[resource.kind as usize].put(Arc::new(resource))
+    pub fn put(&mut self, resource: impl Into<Arc<Resource>>) -> bool {
+        let resource = resource.into();
+        let set = &mut self.sets[resource.kind as usize];
+        match resource.kind {
+            ResourceType::LbEndpoint => set.put_member(resource),
+            _ => set.put(resource),
+        }
     }
 
     /// Returns whether there was such a resource.
     pub fn remove(&mut self, kind: ResourceType, name: &str) -> bool {
-        self.sets[kind as usize].remove(name)
+        let set = &mut self.sets[kind as usize];
+        match kind {
+            ResourceType::LbEndpoint => set.remove_member(name),
+            _ => set.remove(name),
+        }
     }
 }
 
@@ -95,6 +107,10 @@ pub struct ResourceSet {
     /// The latest change that the log has forgotten.
     forgotten: Cursor,
     digest: u64,
+    /// What is behind the names, where they are those of collections.
+    collections: OrdMap<Arc<str>, ResourceSet>,
+    /// No collection that is gone had a later change, so that one which comes back counts on.
+    retired: Cursor,
 }
 
 /// A resource under its name, which is all that is compared.
@@ -170,6 +186,26 @@ pub struct Change<'a> {
 impl ResourceSet {
     pub fn get(&self, name: &str) -> Option<&Arc<Resource>> {
         self.live.get(name).map(|entry| &entry.resource)
+    }
+
+    pub fn collection(&self, name: &str) -> Option<&ResourceSet> {
+        self.collections.get(name)
+    }
+
+    /// The resources of these names, or the members of the collections of these names.
+    pub fn matching(&self, wanted: impl Fn(&str) -> bool) -> impl Iterator<Item = &Arc<Resource>> {
+        let entries = self.live.iter().filter(move |entry| wanted(entry.name()));
+        entries.flat_map(|entry| {
+            let members = self.collections.get(entry.name());
+            let alone = members.is_none().then_some(&entry.resource);
+            alone
+                .into_iter()
+                .chain(members.into_iter().flat_map(Self::members))
+        })
+    }
+
+    fn members(&self) -> Box<dyn Iterator<Item = &Arc<Resource>> + '_> {
+        Box::new(self.iter())
     }
 
     /// In the order of their names.
@@ -259,6 +295,50 @@ impl ResourceSet {
         true
     }
 
+    /// Of a collection that begins when others have had so many changes.
+    fn starting_at(cursor: Cursor) -> Self {
+        Self {
+            latest: cursor,
+            forgotten: cursor,
+            ..Self::default()
+        }
+    }
+
+    fn put_member(&mut self, resource: Arc<Resource>) -> bool {
+        let name = collection_of(&resource.name);
+        let start = self.retired;
+        let members = self.collections.entry(name.clone());
+        let members = members.or_insert_with(|| Self::starting_at(start));
+        let changed = members.put(resource);
+        if changed {
+            let version = members.version();
+            self.list(name, version);
+        }
+        changed
+    }
+
+    fn remove_member(&mut self, name: &str) -> bool {
+        let name_of_all = collection_of(name);
+        let Some(members) = self.collections.get_mut(&name_of_all) else {
+            return false;
+        };
+        let changed = members.remove(name);
+        if members.is_empty() {
+            self.retired = self.retired.max(members.latest());
+            self.collections.remove(&name_of_all);
+            self.remove(&name_of_all);
+        } else if changed {
+            let version = members.version();
+            self.list(name_of_all, version);
+        }
+        changed
+    }
+
+    fn list(&mut self, name: Arc<str>, version: Version) {
+        let listed = Resource::deferred(ResourceType::LbEndpoint, name, version, Vec::new);
+        self.put(Arc::new(listed));
+    }
+
     /// Notes the next change, in place of the one of that name before.
     fn log(&mut self, resource: Arc<Resource>, removed: bool, known: Option<&Entry>) {
         self.latest += 1;
@@ -284,6 +364,12 @@ impl ResourceSet {
         }
         self.forgotten = limit;
     }
+}
+
+/// `PATH/NAME` is in `PATH/*`.
+fn collection_of(member: &str) -> Arc<str> {
+    let path = member.rsplit_once('/').map_or("", |(path, _)| path);
+    format!("{path}/*").into()
 }
 
 /// What a resource adds to the version of its set; the sum does not depend on the order.
@@ -316,6 +402,56 @@ mod tests {
         set.since(cursor)
             .map(|c| (c.resource.name.to_string(), c.removed))
             .collect()
+    }
+
+    fn member(name: &str, version: u64) -> Resource {
+        Resource::new(ResourceType::LbEndpoint, name, Version(version), b"")
+    }
+
+    #[test]
+    fn a_collection_is_listed_while_it_has_members_and_changes_with_them() {
+        let mut snapshot = Snapshot::default();
+        assert!(snapshot.put(member("o/a/1", 1)) && snapshot.put(member("o/a/2", 1)));
+        assert!(snapshot.put(member("o/b/1", 1)) && !snapshot.put(member("o/b/1", 1)));
+        let names = |snapshot: &Snapshot, cursor| -> Vec<String> {
+            let set = snapshot.set(ResourceType::LbEndpoint);
+            let names = set.since(cursor).map(|c| c.resource.name.to_string());
+            names.collect()
+        };
+        assert_eq!(names(&snapshot, 0), ["o/a/*", "o/b/*"]);
+        let seen = snapshot.set(ResourceType::LbEndpoint).latest();
+        assert!(snapshot.put(member("o/a/2", 2)));
+        assert_eq!(names(&snapshot, seen), ["o/a/*"]);
+        assert!(snapshot.remove(ResourceType::LbEndpoint, "o/b/1"));
+        assert!(!snapshot.remove(ResourceType::LbEndpoint, "o/b/1"));
+        let set = snapshot.set(ResourceType::LbEndpoint);
+        assert_eq!(set.len(), 1);
+        assert!(set.collection("o/b/*").is_none());
+        let members = set.matching(|name| name == "o/a/*");
+        let members: Vec<_> = members.map(|r| (&*r.name, r.version.0)).collect();
+        assert_eq!(members, [("o/a/1", 1), ("o/a/2", 2)]);
+    }
+
+    #[test]
+    fn the_cursors_of_a_collection_that_went_and_came_back_do_not_go_backwards() {
+        let mut snapshot = Snapshot::default();
+        for version in 1..10 {
+            snapshot.put(member("o/a/1", version));
+        }
+        let latest = |snapshot: &Snapshot| {
+            let set = snapshot.set(ResourceType::LbEndpoint);
+            set.collection("o/a/*").unwrap().latest()
+        };
+        let before = latest(&snapshot);
+        snapshot.remove(ResourceType::LbEndpoint, "o/a/1");
+        snapshot.put(member("o/a/2", 1));
+        let set = snapshot.set(ResourceType::LbEndpoint);
+        let members = set.collection("o/a/*").unwrap();
+        assert!(members.latest() > before);
+        assert!(
+            !members.reaches(before),
+            "its reader never heard of the removal"
+        );
     }
 
     #[test]

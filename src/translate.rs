@@ -14,6 +14,7 @@
 
 mod cluster;
 mod endpoint;
+mod increments;
 mod listener;
 mod maglev;
 mod name;
@@ -34,6 +35,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 use self::{
     cluster::{EnvoyCluster, GrpcCluster},
     endpoint::{EnvoyAssignment, GrpcAssignment},
+    increments::{Large, is_large},
     listener::{GrpcListener, OutboundListener},
     maglev::TableSize,
     name::Suffix,
@@ -53,6 +55,8 @@ pub struct Config {
     pub outbound_listen: SocketAddr,
     /// A service answers to `NAME` and `NAME.SUFFIX`; empty for the first alone.
     pub domain_suffix: String,
+    /// Sidecars take the instances of a service of more than these one by one; 0 for no service.
+    pub increments_above: usize,
 }
 
 /// What a change of services means for one edition.
@@ -60,7 +64,7 @@ pub struct Config {
 pub struct Update {
     pub edition: Edition,
     /// Appeared or changed.
-    pub put: Vec<Resource>,
+    pub put: Vec<Arc<Resource>>,
     /// Gone.
     pub remove: Vec<(ResourceType, Arc<str>)>,
 }
@@ -91,6 +95,8 @@ struct Rendered {
     table: TableSize,
     envoy: Versions,
     grpc: Versions,
+    /// What those hold who take it one by one, if it is large.
+    large: Option<Large>,
 }
 
 #[derive(Debug, Default)]
@@ -122,22 +128,23 @@ impl Translation {
     ) -> Vec<Update> {
         let mut envoy = Update::new(Edition::Envoy);
         let mut grpc = Update::new(Edition::Grpc);
+        let mut increments = Update::new(Edition::Increments);
         let mut present = Vec::new();
         for (name, service) in changes {
             match service {
                 Some(service) => present.push(service),
                 // At once: a name may come back in other case with the same change.
-                None => self.remove(name, &mut envoy, &mut grpc),
+                None => self.remove(name, &mut envoy, &mut grpc, &mut increments),
             }
         }
         for service in present {
-            self.put(service, &mut envoy, &mut grpc);
+            self.put(service, &mut envoy, &mut grpc, &mut increments);
         }
         let address = self.config.outbound_listen;
         let listener = render(OutboundListener { address }, &mut self.listener);
         envoy.put.extend(listener);
         self.hosts.render(&mut envoy);
-        vec![envoy, grpc, self.on_demand()]
+        vec![envoy, grpc, self.on_demand(), increments]
     }
 
     fn on_demand(&mut self) -> Update {
@@ -150,11 +157,25 @@ impl Translation {
         update
     }
 
-    fn remove(&mut self, name: &str, envoy: &mut Update, grpc: &mut Update) {
-        let Some((name, _)) = self.services.remove_entry(name) else {
+    fn remove(
+        &mut self,
+        name: &str,
+        envoy: &mut Update,
+        grpc: &mut Update,
+        increments: &mut Update,
+    ) {
+        let Some((name, rendered)) = self.services.remove_entry(name) else {
             return;
         };
         self.hosts.remove(&name);
+        if self.config.increments_above > 0 {
+            increments
+                .remove
+                .push((ResourceType::Endpoint, name.clone()));
+            increments
+                .remove
+                .extend(rendered.large.iter().flat_map(Large::names));
+        }
         for kind in [ResourceType::Cluster, ResourceType::Endpoint] {
             envoy.remove.push((kind, name.clone()));
         }
@@ -168,30 +189,73 @@ impl Translation {
         }
     }
 
-    fn put(&mut self, service: &Arc<Service>, envoy: &mut Update, grpc: &mut Update) {
+    fn put(
+        &mut self,
+        service: &Arc<Service>,
+        envoy: &mut Update,
+        grpc: &mut Update,
+        increments: &mut Update,
+    ) {
         if !self.services.contains_key(&service.name) {
             self.hosts.insert(&service.name);
         }
         let rendered = self.services.entry(service.name.clone()).or_default();
-        rendered.put_envoy(service, &mut envoy.put);
+        let whole = rendered.put_envoy(service, &mut envoy.put);
         rendered.put_grpc(service, &mut grpc.put);
+        if self.config.increments_above > 0 {
+            rendered.put_increments(service, whole, self.config.increments_above, increments);
+        }
     }
 }
 
 impl Rendered {
-    fn put_envoy(&mut self, service: &Arc<Service>, put: &mut Vec<Resource>) {
+    /// Returns the whole assignment if it is another than before.
+    fn put_envoy(
+        &mut self,
+        service: &Arc<Service>,
+        put: &mut Vec<Arc<Resource>>,
+    ) -> Option<Arc<Resource>> {
         let name = service.name.clone();
         let assignment = EnvoyAssignment::new(service);
         self.table = self.table.grown_for(assignment.weights());
         let table = self.table;
         let last = &mut self.envoy;
         put.extend(render(EnvoyCluster { name, table }, &mut last.cluster));
-        let shared = service.clone();
-        let encode = move || EnvoyAssignment::new(&shared).body();
-        put.extend(render_later(&assignment, &mut last.endpoints, encode));
+        let whole = whole(service, &mut last.endpoints);
+        put.extend(whole.clone());
+        whole
     }
 
-    fn put_grpc(&mut self, service: &Arc<Service>, put: &mut Vec<Resource>) {
+    /// `changed` is the whole assignment, if it is another than before.
+    fn put_increments(
+        &mut self,
+        service: &Arc<Service>,
+        changed: Option<Arc<Resource>>,
+        above: usize,
+        update: &mut Update,
+    ) {
+        let before = self.large.take();
+        let was_large = before.is_some();
+        if is_large(service.instances.len(), above, was_large) {
+            let mut large = before.unwrap_or_else(|| Large::new(&service.name));
+            let difference = large.update(service);
+            if large.fits() {
+                update.put.extend(difference.put);
+                update.remove.extend(difference.remove);
+                self.large = Some(large);
+                return;
+            }
+            update.remove.extend(difference.undo(&large));
+        } else {
+            update.remove.extend(before.iter().flat_map(Large::names));
+        }
+        // Who took it one by one holds another assignment, whether or not this one is a new one.
+        let whole = || whole(service, &mut None);
+        let again = was_large.then(whole).flatten();
+        update.put.extend(changed.or(again));
+    }
+
+    fn put_grpc(&mut self, service: &Arc<Service>, put: &mut Vec<Arc<Resource>>) {
         let name = || service.name.clone();
         let last = &mut self.grpc;
         put.extend(render(GrpcCluster { name: name() }, &mut last.cluster));
@@ -202,4 +266,11 @@ impl Rendered {
         put.extend(render(GrpcListener { name: name() }, &mut last.listener));
         put.extend(render(GrpcRoutes { name: name() }, &mut last.routes));
     }
+}
+
+/// A sidecar's assignment with all that is in it.
+fn whole(service: &Arc<Service>, last: &mut Option<Version>) -> Option<Arc<Resource>> {
+    let shared = service.clone();
+    let encode = move || EnvoyAssignment::new(&shared).body();
+    render_later(&EnvoyAssignment::new(service), last, encode)
 }

@@ -18,6 +18,7 @@ pub mod connection;
 pub mod csds;
 pub mod delta;
 pub mod fanout;
+mod globs;
 mod held;
 pub mod loads;
 pub mod lrs;

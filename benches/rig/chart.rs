@@ -1,7 +1,8 @@
-//! Line charts on two logarithmic scales, as SVG.
+//! Line charts on two logarithmic or two linear scales, as SVG.
 //!
 //! It refuses to know what is drawn. The text takes the reader's colours, light or dark. Invariant:
-//! every point lies inside the frame, as the scales end at whole decades (or halves, below two).
+//! every point lies inside the frame, as the scales end at whole decades, or begin at zero and end at a
+//! round number.
 
 use std::fmt::Write as _;
 
@@ -11,34 +12,58 @@ const LEFT: f64 = 70.0;
 const RIGHT: f64 = 130.0;
 const TOP: f64 = 44.0;
 const BOTTOM: f64 = 52.0;
+/// A line with more points than this is drawn without them.
+const MARKED: usize = 20;
 const COLOURS: [&str; 4] = ["#2a78d6", "#8a8a86", "#eb6834", "#1baf7a"];
 
 #[derive(Clone, Debug)]
 pub struct Chart {
     pub title: String,
+    pub axes: Axes,
     pub x: &'static str,
     pub y: &'static str,
     /// A name and its points; a series without points is left out.
     pub series: Vec<(String, Vec<(f64, f64)>)>,
 }
 
-/// One logarithmic axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Axes {
+    Logarithmic,
+    /// From zero.
+    Linear,
+}
+
+/// One axis: what it holds, and where that lies.
 #[derive(Clone, Copy, Debug)]
 struct Scale {
+    axes: Axes,
+    /// Powers of ten, or steps.
     low: i32,
     high: i32,
+    step: f64,
     from: f64,
     to: f64,
 }
 
 impl Scale {
-    fn new(values: impl Iterator<Item = f64> + Clone, from: f64, to: f64) -> Self {
-        let least = values.clone().fold(f64::INFINITY, f64::min).log10();
-        let greatest = values.fold(f64::NEG_INFINITY, f64::max).log10();
-        let (low, high) = (whole(least.floor()), whole(greatest.ceil()));
+    fn new(axes: Axes, values: impl Iterator<Item = f64> + Clone, from: f64, to: f64) -> Self {
+        let least = values.clone().fold(f64::INFINITY, f64::min);
+        let greatest = values.fold(f64::NEG_INFINITY, f64::max);
+        let (low, high, step) = match axes {
+            Axes::Logarithmic => {
+                let low = whole(least.log10().floor());
+                (low, whole(greatest.log10().ceil()).max(low + 1), 1.0)
+            }
+            Axes::Linear => {
+                let step = round_step(greatest / 6.0);
+                (0, whole((greatest / step).ceil()).max(1), step)
+            }
+        };
         Self {
+            axes,
             low,
-            high: high.max(low + 1),
+            high,
+            step,
             from,
             to,
         }
@@ -46,15 +71,32 @@ impl Scale {
 
     fn place(self, value: f64) -> f64 {
         let (low, high) = (f64::from(self.low), f64::from(self.high));
-        self.from + (self.to - self.from) * (value.log10() - low) / (high - low)
+        let at = match self.axes {
+            Axes::Logarithmic => value.log10(),
+            Axes::Linear => value / self.step,
+        };
+        self.from + (self.to - self.from) * (at - low) / (high - low)
     }
 
-    fn decades(self) -> impl Iterator<Item = f64> {
-        (self.low..=self.high).map(|power| 10f64.powi(power))
+    fn ticks(self) -> impl Iterator<Item = f64> {
+        (self.low..=self.high).map(move |place| match self.axes {
+            Axes::Logarithmic => 10f64.powi(place),
+            Axes::Linear => f64::from(place) * self.step,
+        })
     }
 }
 
-/// Powers of ten here have two digits.
+/// The least of 1, 2 and 5 times a power of ten that is not below.
+fn round_step(least: f64) -> f64 {
+    let power = 10f64.powf(least.max(1e-9).log10().floor());
+    let steps = [1.0, 2.0, 5.0].map(|step| step * power);
+    steps
+        .into_iter()
+        .find(|step| *step >= least)
+        .unwrap_or(10.0 * power)
+}
+
+/// Powers of ten and steps here have two digits.
 #[allow(clippy::cast_possible_truncation)]
 fn whole(power: f64) -> i32 {
     power as i32
@@ -63,8 +105,8 @@ fn whole(power: f64) -> i32 {
 impl Chart {
     pub fn svg(&self) -> String {
         let points = || self.series.iter().flat_map(|(_, points)| points);
-        let x = Scale::new(points().map(|p| p.0), LEFT, WIDTH - RIGHT);
-        let y = Scale::new(points().map(|p| p.1), HEIGHT - BOTTOM, TOP);
+        let x = Scale::new(self.axes, points().map(|p| p.0), LEFT, WIDTH - RIGHT);
+        let y = Scale::new(self.axes, points().map(|p| p.1), HEIGHT - BOTTOM, TOP);
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" \
              font-family=\"system-ui, sans-serif\" font-size=\"12\">\n\
@@ -89,7 +131,7 @@ impl Chart {
     }
 
     fn axes(&self, svg: &mut String, x: Scale, y: Scale) {
-        for decade in x.decades() {
+        for decade in x.ticks() {
             let at = x.place(decade);
             writeln!(
                 svg,
@@ -102,7 +144,7 @@ impl Chart {
             )
             .expect("memory");
         }
-        for decade in y.decades() {
+        for decade in y.ticks() {
             let at = y.place(decade);
             writeln!(
                 svg,
@@ -143,7 +185,12 @@ fn series(
         write!(path, "{command}{:.1} {:.1}", x.place(*px), y.place(*py)).expect("memory");
     }
     writeln!(svg, "<path stroke=\"{colour}\" d=\"{path}\"/>").expect("memory");
-    for (px, py) in points {
+    let shown = if points.len() > MARKED {
+        0
+    } else {
+        points.len()
+    };
+    for (px, py) in &points[..shown] {
         let (cx, cy) = (x.place(*px), y.place(*py));
         writeln!(
             svg,
@@ -174,7 +221,8 @@ fn tick(value: f64) -> String {
     } else if value >= 1e4 {
         format!("{:.0},000", value / 1e3)
     } else {
-        value.to_string()
+        // Steps are products: 3 × 0.2 is not quite 0.6.
+        ((value * 1e6).round() / 1e6).to_string()
     }
 }
 

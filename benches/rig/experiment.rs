@@ -128,22 +128,60 @@ impl Share {
     }
 }
 
+/// How a side calls services and clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Names {
+    Plain,
+    /// As istiod has them: it takes no client whose name does not say what and where it is.
+    Istio,
+}
+
+impl Names {
+    fn service(self, service: Service) -> String {
+        match self {
+            Self::Plain => format!("s{service}"),
+            Self::Istio => format!("outbound|8080||s{service}.mesh"),
+        }
+    }
+
+    fn node(self, client: usize) -> String {
+        match self {
+            Self::Plain => node(client),
+            Self::Istio => {
+                let (high, low) = (client / 250 % 250, client % 250);
+                format!(
+                    "sidecar~10.255.{high}.{low}~client-{client}.default~default.svc.cluster.local"
+                )
+            }
+        }
+    }
+}
+
 /// Clients that ask for the endpoints of these services.
 pub fn named(clients: usize, services: impl Fn(usize) -> Vec<Service>) -> Vec<Hello> {
+    named_as(Names::Plain, clients, services)
+}
+
+/// The same, as a side calls them.
+pub fn named_as(
+    names: Names,
+    clients: usize,
+    services: impl Fn(usize) -> Vec<Service>,
+) -> Vec<Hello> {
     let hello = |client: usize| {
         let services = services(client);
-        let names: Vec<_> = services
+        let asked: Vec<_> = services
             .iter()
-            .map(|service| format!("s{service}"))
+            .map(|service| names.service(*service))
             .collect();
         Hello {
             requests: vec![delta::subscribe(
-                &node(client),
+                &names.node(client),
                 delta::ENDPOINT,
-                &names,
+                &asked,
                 &[],
             )],
-            expects: names.len(),
+            expects: asked.len(),
             watch: Watch::Named(services),
         }
     };

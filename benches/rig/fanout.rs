@@ -41,7 +41,7 @@ async fn together(rig: &mut Rig) {
     let floor = experiment::run(&rig.mesh, &server, MANY, hellos, &changes, Pace::Settled).await;
     drop(server);
     let peer = match linear() {
-        Some(_) => Some(transaction(rig, Side::Linear, &all).await),
+        Some(peer) => Some(transaction(rig, peer, &all).await),
         None => None,
     };
     let each = |outcome: &Outcome| microseconds(outcome) / count(outcome.traffic.resources);
@@ -53,7 +53,7 @@ async fn together(rig: &mut Rig) {
             each(&ours),
         )
         .floor(microseconds(&floor) / float(ROUNDS * MANY_CLIENTS * all.len()))
-        .peer(peer.as_ref().map(each))
+        .linear(peer.as_ref().map(each))
         .target(Target::AtMost(0.4)),
     );
     let in_one = count(resources) / count(ours.traffic.messages);
@@ -73,7 +73,7 @@ async fn transaction(rig: &Rig, side: Side, services: &[Service]) -> Outcome {
 async fn large(rig: &mut Rig) {
     let mut rates = Vec::new();
     let mut size = 0;
-    for asked in [Some(Side::MeshKeeper), None, linear().map(|_| Side::Linear)] {
+    for asked in [Some(Side::MeshKeeper), None, linear()] {
         // The floor sends what was seen of the first.
         let sender = match asked {
             Some(asked) => asked,
@@ -100,7 +100,7 @@ async fn large(rig: &mut Rig) {
             rates[0],
         )
         .floor(rates[1])
-        .peer(rates.get(2).copied())
+        .linear(rates.get(2).copied())
         .target(Target::AtLeast(1.0)),
     );
 }
@@ -229,8 +229,7 @@ fn rates(rig: &mut Rig, name: &str, what: &str, outcome: &Outcome) {
 }
 
 fn sides() -> Vec<(Side, &'static str)> {
-    let peer = linear().map(|_| Side::Linear);
-    [Some(Side::MeshKeeper), peer]
+    [Some(Side::MeshKeeper), linear()]
         .into_iter()
         .flatten()
         .map(|side| (side, side.name()))

@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     Rig,
-    chart::Chart,
+    chart::{Axes, Chart},
     delta,
     experiment::{self, LIMIT, Pace},
     floor,
@@ -23,7 +23,7 @@ use super::{
     machine,
     mesh::{INSTANCES, LARGE, MANY, SIZES},
     report::{Row, Target},
-    server::{Server, Side, linear},
+    server::{Server, Side, istiod, linear},
     statistics::{exponent, median, percentile, slope},
 };
 
@@ -102,7 +102,8 @@ async fn step(rig: &mut Rig, services: Service, last: bool, steps: &mut Steps) {
         steps.change[steps.change.len() - 1].1
     );
     if last {
-        let peer = peer(rig).await;
+        let peer = cold_start(rig, linear()).await;
+        let istiod = cold_start(rig, istiod()).await;
         rig.report.add(
             Row::new(
                 1,
@@ -112,7 +113,8 @@ async fn step(rig: &mut Rig, services: Service, last: bool, steps: &mut Steps) {
             )
             .spread(percentile(&ours, 0), percentile(&ours, 100))
             .floor(median(&bare))
-            .peer(peer)
+            .linear(peer)
+            .istiod(istiod)
             .target(Target::Ratio(2.0)),
         );
     }
@@ -141,9 +143,8 @@ async fn bare_mirror(rig: &Rig, services: Service) -> f64 {
     f64::from(numbers.next().expect("a time")) / 1e3
 }
 
-async fn peer(rig: &Rig) -> Option<f64> {
-    linear()?;
-    let server = Server::start(Side::Linear, &rig.mesh.zookeeper, MANY).await;
+async fn cold_start(rig: &Rig, peer: Option<Side>) -> Option<f64> {
+    let server = Server::start(peer?, &rig.mesh.zookeeper, MANY).await;
     Some(server.load.as_secs_f64() * 1e3)
 }
 
@@ -314,6 +315,7 @@ fn charts(rig: &mut Rig, steps: Steps, instances: Vec<(f64, f64)>) {
         "cold-mirror",
         Chart {
             title: "Cold mirror: session start → ready".into(),
+            axes: Axes::Logarithmic,
             x: "services of 10 instances",
             y: "ms",
             series: vec![
@@ -326,6 +328,7 @@ fn charts(rig: &mut Rig, steps: Steps, instances: Vec<(f64, f64)>) {
         "change-cpu",
         Chart {
             title: "Server CPU for one change, one client".into(),
+            axes: Axes::Logarithmic,
             x: "services in the mesh, or instances of the service",
             y: "µs",
             series: vec![

@@ -45,6 +45,9 @@ pub struct Pages {
     pub synced: usize,
     pub last_synced: Option<Instant>,
     pub lost_streams: usize,
+    /// Resources older than what the client had seen, and resources that it held already.
+    pub backwards: u64,
+    pub needless: u64,
     pub traffic: Traffic,
 }
 
@@ -77,6 +80,8 @@ impl Journal {
             synced: 0,
             last_synced: None,
             lost_streams: 0,
+            backwards: 0,
+            needless: 0,
             traffic: Traffic::default(),
         }))
     }

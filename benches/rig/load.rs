@@ -16,8 +16,8 @@ use super::{
 };
 
 /// Connections being opened at once: more would overflow the listener's queue, and wait for seconds.
-const OPENING: usize = 128;
-const RETRY: Duration = Duration::from_millis(20);
+pub const OPENING: usize = 128;
+pub const RETRY: Duration = Duration::from_millis(20);
 
 /// What one client asks for.
 #[derive(Clone, Debug)]
@@ -84,7 +84,7 @@ impl Fleet {
 }
 
 /// Until the server is there: it may be starting again.
-async fn connect(address: SocketAddr) -> TcpStream {
+pub async fn connect(address: SocketAddr) -> TcpStream {
     loop {
         if let Ok(stream) = TcpStream::connect(address).await {
             let _ = stream.set_nodelay(true);
@@ -180,20 +180,19 @@ impl Client {
     }
 }
 
-/// Services are called `s` and a number.
-fn service(name: &[u8]) -> Option<Service> {
-    std::str::from_utf8(name)
-        .ok()?
-        .strip_prefix('s')?
-        .parse()
-        .ok()
+/// Services are called `s` and a number; istiod's clusters `outbound|8080||s5.mesh`.
+pub fn service(name: &[u8]) -> Option<Service> {
+    let name = std::str::from_utf8(name).ok()?;
+    let host = name.rsplit('|').next()?;
+    let label = host.split('.').next()?;
+    label.strip_prefix('s')?.parse().ok()
 }
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; 256 << 10]);
 }
 
-async fn read(stream: &TcpStream, mut on: impl FnMut(&[u8])) -> io::Result<()> {
+pub async fn read(stream: &TcpStream, mut on: impl FnMut(&[u8])) -> io::Result<()> {
     loop {
         stream.readable().await?;
         let read = BUFFER.with_borrow_mut(|buffer| {
@@ -210,7 +209,7 @@ async fn read(stream: &TcpStream, mut on: impl FnMut(&[u8])) -> io::Result<()> {
     }
 }
 
-async fn write(stream: &TcpStream, output: &mut Vec<u8>) -> io::Result<()> {
+pub async fn write(stream: &TcpStream, output: &mut Vec<u8>) -> io::Result<()> {
     let mut written = 0;
     while written < output.len() {
         match stream.try_write(&output[written..]) {

@@ -7,7 +7,7 @@
 //! absolute time is a bar, and nothing is asserted but that no side loses anything. `BENCH=quick` (the
 //! default) takes some minutes, `BENCH=full` goes up to 10,000 clients. Everything is on loopback, and
 //! every process that is started here ends here. Words on the command line choose measures:
-//! `growth`, `propagation`, `fanout`, `memory`, `storm`.
+//! `growth`, `propagation`, `fanout`, `memory`, `storm`, `sidecar`; and `soak`, which runs only where it is asked for.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 // A method's path is not general enough in its lifetime.
@@ -27,7 +27,10 @@ mod memory;
 mod mesh;
 mod propagation;
 mod report;
+mod resident;
 mod server;
+mod sidecar;
+mod soak;
 mod statistics;
 mod storm;
 #[path = "../../e2e/support/zookeeper.rs"]
@@ -167,23 +170,34 @@ async fn bench(words: &[&str]) {
     if wanted("storm") {
         storm::measure(&mut rig).await;
     }
+    if wanted("sidecar") {
+        sidecar::measure(&mut rig).await;
+    }
+    if words.contains(&"soak") {
+        soak::measure(&mut rig).await;
+    }
     let took = start.elapsed().as_secs();
     let load = machine::load_average();
     rig.report.note(format!(
         "{scale:?} run of {took} s; load average at its end {load}."
     ));
-    finish(&rig);
+    let table = if words == ["soak"] {
+        "soak.md"
+    } else {
+        "bench.md"
+    };
+    finish(&rig, table);
 }
 
-/// Prints the table, and leaves it in `target/bench.md` and the charts in `docs/bench/`.
-fn finish(rig: &Rig) {
+/// Prints the table, and leaves it in `target/` and the charts in `docs/bench/`.
+fn finish(rig: &Rig, table: &str) {
     println!("\n{}", rig.report.table());
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    fs::write(root.join("target/bench.md"), rig.report.markdown()).unwrap();
+    fs::write(root.join("target").join(table), rig.report.markdown()).unwrap();
     let folder = root.join("docs/bench");
     fs::create_dir_all(&folder).unwrap();
     for (name, chart) in &rig.charts {
         fs::write(folder.join(format!("{name}.svg")), chart.svg()).unwrap();
     }
-    println!("The table for the README is in target/bench.md; charts are in docs/bench/.");
+    println!("The table for the README is in target/{table}; charts are in docs/bench/.");
 }

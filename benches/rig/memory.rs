@@ -13,16 +13,19 @@ use super::{
     load::Fleet,
     mesh::MANY,
     report::{Row, Target},
-    server::{Server, Side, linear},
+    server::{Server, Side, istiod, linear},
     statistics::{float, slope},
 };
 
 pub async fn measure(rig: &mut Rig) {
     let ours = for_each(rig, Side::MeshKeeper).await;
-    let peer = match linear() {
-        Some(_) => Some(for_each(rig, Side::Linear).await),
-        None => None,
-    };
+    let mut peers = Vec::new();
+    for peer in [linear(), istiod()] {
+        peers.push(match peer {
+            Some(peer) => Some(for_each(rig, peer).await),
+            None => None,
+        });
+    }
     rig.report.add(
         Row::new(
             4,
@@ -30,7 +33,8 @@ pub async fn measure(rig: &mut Rig) {
             "KiB",
             ours,
         )
-        .peer(peer)
+        .linear(peers[0])
+        .istiod(peers[1])
         .target(Target::AtMost(40.0)),
     );
 }
@@ -41,7 +45,10 @@ async fn for_each(rig: &Rig, side: Side) -> f64 {
     let (mut fleets, mut points, mut open) = (Vec::new(), Vec::new(), 0);
     let services = rig.mesh.services();
     for count in rig.scale.idle() {
-        let hellos = experiment::named(count - open, |client| {
+        if *count > side.most_clients() {
+            break;
+        }
+        let hellos = experiment::named_as(side.names(), count - open, |client| {
             let first = Service::try_from(client).unwrap_or(0);
             (0..20).map(|i| (first * 13 + i * 97) % services).collect()
         });

@@ -3,7 +3,7 @@
 //! It refuses to know who reads them. Each instance has 220 bytes of data; a change writes a new
 //! stamp into the first instance of a service. Invariant: stamps only grow, over all trees.
 
-use std::cell::Cell;
+use std::{cell::Cell, net::SocketAddr};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use zookeeper_client::{Acls, Client, CreateMode};
@@ -61,6 +61,25 @@ impl Mesh {
         let new = (self.services.get()..services).flat_map(|s| znodes(MANY, s, INSTANCES));
         self.create(new.collect()).await;
         self.services.set(services);
+    }
+
+    /// Adds services beside those of the rig, each with this one instance.
+    pub async fn register(&self, root: &str, services: &[String], instance: SocketAddr) {
+        let znodes = services.iter().flat_map(|service| {
+            let parent = format!("{root}/{service}");
+            let child = (format!("{parent}/i"), instance.to_string().into_bytes());
+            [(parent, vec![]), child]
+        });
+        self.create(znodes.collect()).await;
+    }
+
+    pub async fn deregister(&self, root: &str, services: &[String]) {
+        for service in services {
+            for path in [format!("{root}/{service}/i"), format!("{root}/{service}")] {
+                let deleted = self.writer.delete(&path, None).await;
+                deleted.expect("a znode that is there");
+            }
+        }
     }
 
     async fn create(&self, znodes: Vec<(String, Vec<u8>)>) {

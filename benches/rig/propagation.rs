@@ -6,11 +6,11 @@
 
 use super::{
     Rig,
-    chart::Chart,
+    chart::{Axes, Chart},
     experiment::{self, Outcome, Pace},
     mesh::MANY,
     report::{Row, Target},
-    server::{Server, Side, linear},
+    server::{Server, Side, istiod, linear},
     statistics::{exponent, float, median, milliseconds, percentile},
 };
 
@@ -32,14 +32,16 @@ pub async fn measure(rig: &mut Rig) {
     ));
     let ours = side(rig, Side::MeshKeeper).await;
     let floor = side(rig, Side::Floor(size)).await;
-    let peer = match linear() {
-        Some(_) => side(rig, Side::Linear).await,
-        None => Vec::new(),
-    };
+    let linear = peer(rig, linear()).await;
+    let istiod = peer(rig, istiod()).await;
     for (place, (ours, floor)) in ours.iter().zip(&floor).enumerate() {
-        latency(rig, ours, floor, peer.get(place));
+        let p50 = |peer: &[Point]| peer.get(place).map(|point| point.p50);
+        latency(rig, ours, floor, p50(&linear), p50(&istiod));
     }
-    cost(rig, &ours, &floor, &peer);
+    cost(rig, &ours, &floor, [&linear, &istiod]);
+    if !istiod.is_empty() {
+        hasty(rig).await;
+    }
     let p99: Vec<_> = ours
         .iter()
         .map(|point| (float(point.clients), point.p99))
@@ -61,13 +63,15 @@ pub async fn measure(rig: &mut Rig) {
     let series = [
         ("MeshKeeper", &ours),
         ("floor", &floor),
-        ("LinearCache", &peer),
+        ("LinearCache", &linear),
+        ("istiod", &istiod),
     ];
     let points = |points: &[Point]| points.iter().map(|p| (float(p.clients), p.p50)).collect();
     rig.charts.push((
         "propagation",
         Chart {
             title: "Propagation: write begun → last of K clients has it (p50)".into(),
+            axes: Axes::Logarithmic,
             x: "clients that watch the service",
             y: "ms",
             series: series
@@ -94,12 +98,33 @@ async fn message_size(rig: &Rig) -> usize {
         .expect("a small message")
 }
 
+async fn peer(rig: &Rig, peer: Option<Side>) -> Vec<Point> {
+    match peer {
+        Some(peer) => side(rig, peer).await,
+        None => Vec::new(),
+    }
+}
+
+/// What the debounce is of istiod's time.
+async fn hasty(rig: &mut Rig) {
+    let points = side(rig, Side::IstiodHasty).await;
+    let p50 = |point: &Point| format!("{} clients {:.1} ms", point.clients, point.p50);
+    let p50: Vec<_> = points.iter().map(p50).collect();
+    rig.report.note(format!(
+        "istiod waits 100 ms for further changes before it pushes (PILOT_DEBOUNCE_AFTER). With 1 ms, p50 of the last of {}.",
+        p50.join(", ")
+    ));
+}
+
 async fn side(rig: &Rig, side: Side) -> Vec<Point> {
     let server = Server::start(side, &rig.mesh.zookeeper, MANY).await;
     let mut points = Vec::new();
     for clients in rig.scale.clients() {
+        if *clients > side.most_clients() {
+            break;
+        }
         let changes = vec![vec![0]; rig.scale.changes(*clients)];
-        let hellos = experiment::one(*clients, 0);
+        let hellos = experiment::named_as(side.names(), *clients, |_| vec![0]);
         let outcome =
             experiment::run(&rig.mesh, &server, MANY, hellos, &changes, Pace::Settled).await;
         points.push(point(*clients, &outcome, side));
@@ -133,7 +158,7 @@ fn point(clients: usize, outcome: &Outcome, side: Side) -> Point {
     point
 }
 
-fn latency(rig: &mut Rig, ours: &Point, floor: &Point, peer: Option<&Point>) {
+fn latency(rig: &mut Rig, ours: &Point, floor: &Point, linear: Option<f64>, istiod: Option<f64>) {
     let what = if ours.clients == 1 {
         "the client"
     } else {
@@ -147,7 +172,8 @@ fn latency(rig: &mut Rig, ours: &Point, floor: &Point, peer: Option<&Point>) {
     )
     .spread(ours.p10, ours.p99)
     .floor(floor.p50)
-    .peer(peer.map(|peer| peer.p50));
+    .linear(linear)
+    .istiod(istiod);
     if ours.clients >= 1_000 {
         row = row.target(Target::Ratio(2.0));
     } else if ours.clients <= 100 {
@@ -157,7 +183,7 @@ fn latency(rig: &mut Rig, ours: &Point, floor: &Point, peer: Option<&Point>) {
 }
 
 /// What one more client costs: the difference between the largest K and one client.
-fn cost(rig: &mut Rig, ours: &[Point], floor: &[Point], peer: &[Point]) {
+fn cost(rig: &mut Rig, ours: &[Point], floor: &[Point], [linear, istiod]: [&[Point]; 2]) {
     let each = |side: &[Point]| {
         let (one, all) = (side.first()?, side.last()?);
         Some((all.cpu - one.cpu) / float(all.clients - one.clients))
@@ -173,7 +199,8 @@ fn cost(rig: &mut Rig, ours: &[Point], floor: &[Point], peer: &[Point]) {
             of_us,
         )
         .floor(of_floor)
-        .peer(each(peer))
+        .linear(each(linear))
+        .istiod(each(istiod))
         .target(Target::AtMost(15.0)),
     );
 }

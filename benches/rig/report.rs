@@ -1,17 +1,19 @@
-//! What was measured, beside floor, peer and target: a table to read and one for the README.
+//! What was measured, beside floor, peers and target: a table to read and one for the README.
 //!
 //! It refuses to know how a figure came about. A target is about a ratio where there is a floor, else
 //! about the figure. Invariant: a figure without a target is never called met or missed.
 
 use std::fmt::Write as _;
 
-const HEAD: [&str; 7] = [
+const COLUMNS: usize = 8;
+const HEAD: [&str; COLUMNS] = [
     "#",
     "measure",
     "MeshKeeper",
     "floor",
     "ratio",
     "LinearCache",
+    "istiod",
     "target",
 ];
 
@@ -24,7 +26,8 @@ pub struct Row {
     ours: f64,
     spread: Option<(f64, f64)>,
     floor: Option<f64>,
-    peer: Option<f64>,
+    linear: Option<f64>,
+    istiod: Option<f64>,
     target: Option<Target>,
 }
 
@@ -60,8 +63,13 @@ impl Row {
         self
     }
 
-    pub fn peer(mut self, peer: Option<f64>) -> Self {
-        self.peer = peer;
+    pub fn linear(mut self, figure: Option<f64>) -> Self {
+        self.linear = figure;
+        self
+    }
+
+    pub fn istiod(mut self, figure: Option<f64>) -> Self {
+        self.istiod = figure;
         self
     }
 
@@ -83,19 +91,22 @@ impl Row {
         })
     }
 
-    fn cells(&self) -> [String; 7] {
+    fn cells(&self) -> [String; COLUMNS] {
         let with_unit = |value: f64| format!("{} {}", short(value), self.unit).trim().to_owned();
         let spread = self
             .spread
             .map(|(from, to)| format!(" ({}–{})", short(from), short(to)));
-        let peer = self.peer.map(|peer| {
+        let beside = |peer: Option<f64>| {
+            let Some(peer) = peer else {
+                return String::new();
+            };
             let times = if self.ours > 0.0 {
                 peer / self.ours
             } else {
                 f64::NAN
             };
             format!("{} ({}×)", with_unit(peer), short(times))
-        });
+        };
         let target = self.target.map(|target| match target {
             Target::Ratio(most) => format!("≤ {most} × floor"),
             Target::AtMost(most) => format!("≤ {}", with_unit(most)),
@@ -109,7 +120,8 @@ impl Row {
             with_unit(self.ours) + &spread.unwrap_or_default(),
             self.floor.map(with_unit).unwrap_or_default(),
             self.ratio().map(short).unwrap_or_default(),
-            peer.unwrap_or_default(),
+            beside(self.linear),
+            beside(self.istiod),
             target.unwrap_or_default() + verdict,
         ]
     }
@@ -139,12 +151,13 @@ pub struct Report {
 impl Report {
     /// Shows the row at once, as a run takes minutes.
     pub fn add(&mut self, row: Row) {
-        let [_, measure, ours, floor, ratio, peer, target] = row.cells();
+        let [_, measure, ours, floor, ratio, linear, istiod, target] = row.cells();
         let mut line = format!("  {measure}: {ours}");
         for (name, cell) in [
             ("floor", floor),
             ("ratio", ratio),
-            ("LinearCache", peer),
+            ("LinearCache", linear),
+            ("istiod", istiod),
             ("target", target),
         ] {
             if !cell.trim().is_empty() {
@@ -170,7 +183,7 @@ impl Report {
                 .map(|row| row[column].chars().count());
             cells.max().unwrap_or(0)
         };
-        let widths: [usize; 7] = std::array::from_fn(width);
+        let widths: [usize; COLUMNS] = std::array::from_fn(width);
         let mut table = String::new();
         for row in [&head].into_iter().chain(&rows) {
             let cells = row

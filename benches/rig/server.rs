@@ -7,11 +7,12 @@ use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     path::PathBuf,
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use super::{
+    experiment::Names,
     floor,
     journal::until,
     load::Wire,
@@ -27,6 +28,10 @@ pub enum Side {
     MeshKeeper,
     /// go-control-plane's `LinearCache`, fed by Go's ZooKeeper client.
     Linear,
+    /// Istio's control plane, fed by Go's ZooKeeper client.
+    Istiod,
+    /// The same with so short a debounce as it allows.
+    IstiodHasty,
     /// Frames of so many bytes.
     Floor(usize),
 }
@@ -36,6 +41,8 @@ impl Side {
         match self {
             Self::MeshKeeper => "MeshKeeper",
             Self::Linear => "LinearCache",
+            Self::Istiod => "istiod",
+            Self::IstiodHasty => "istiod, debounce 1 ms",
             Self::Floor(_) => "floor",
         }
     }
@@ -43,15 +50,39 @@ impl Side {
     pub fn wire(self) -> Wire {
         match self {
             Self::Floor(_) => Wire::Raw,
-            Self::MeshKeeper | Self::Linear => Wire::Delta,
+            Self::MeshKeeper | Self::Linear | Self::Istiod | Self::IstiodHasty => Wire::Delta,
+        }
+    }
+
+    /// With more, a run would take too long to be of use.
+    pub fn most_clients(self) -> usize {
+        match self {
+            Self::Istiod | Self::IstiodHasty => 1_000,
+            _ => usize::MAX,
+        }
+    }
+
+    /// How its resources and clients are called.
+    pub fn names(self) -> Names {
+        match self {
+            Self::Istiod | Self::IstiodHasty => Names::Istio,
+            _ => Names::Plain,
         }
     }
 }
 
-/// Where `benches/peers/build.sh` leaves the program, unless there was nothing to build it with.
-pub fn linear() -> Option<PathBuf> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/peers/linear");
-    path.exists().then_some(path)
+/// The peers whose programs `benches/peers/build.sh` could build.
+pub fn linear() -> Option<Side> {
+    peer("linear").map(|_| Side::Linear)
+}
+
+pub fn istiod() -> Option<Side> {
+    peer("istiod").map(|_| Side::Istiod)
+}
+
+fn peer(name: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/peers");
+    Some(path.join(name)).filter(|path| path.exists())
 }
 
 #[derive(Debug)]
@@ -62,6 +93,7 @@ pub struct Server {
     pub clients: SocketAddr,
     admin: SocketAddr,
     process: Option<Child>,
+    config: Option<PathBuf>,
     /// From the first answer of its admin port, or from its start, to the first answer to a client.
     pub load: Duration,
 }
@@ -69,28 +101,41 @@ pub struct Server {
 impl Server {
     /// Starts it and waits until it has read the whole tree.
     pub async fn start(side: Side, zookeeper: &ZooKeeper, root: &str) -> Self {
+        let mut server = Self::new(side, zookeeper, root);
+        server.start_again().await;
+        server
+    }
+
+    /// MeshKeeper with a configuration file.
+    pub async fn configured(config: PathBuf, zookeeper: &ZooKeeper, root: &str) -> Self {
+        let mut server = Self::new(Side::MeshKeeper, zookeeper, root);
+        server.config = Some(config);
+        server.start_again().await;
+        server
+    }
+
+    fn new(side: Side, zookeeper: &ZooKeeper, root: &str) -> Self {
         let address = || SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let mut server = Self {
+        Self {
             side,
             connect: zookeeper.connect(),
             root: root.into(),
             clients: address(),
             admin: address(),
             process: None,
+            config: None,
             load: Duration::ZERO,
-        };
-        server.start_again().await;
-        server
+        }
     }
 
     /// On the ports it had.
     pub async fn start_again(&mut self) {
         self.process = Some(self.spawn());
         match self.side {
-            Side::MeshKeeper | Side::Linear => self.wait_until_ready().await,
             Side::Floor(_) => {
                 assert!(until(START, || TcpStream::connect(self.clients).is_ok()).await);
             }
+            _ => self.wait_until_ready().await,
         }
     }
 
@@ -144,13 +189,17 @@ impl Server {
                 let mut command = machine::on_server_core(env!("CARGO_BIN_EXE_meshkeeper"));
                 command.args(["serve", "--zookeeper", &self.connect, "--root", &self.root]);
                 command.args(["--xds-listen", &clients, "--admin-listen", &admin]);
+                if let Some(config) = &self.config {
+                    command.arg("--config").arg(config);
+                }
                 command.env("RUST_LOG", "error");
                 command
             }
-            Side::Linear => {
-                let program = linear().expect("it was built").display().to_string();
-                let mut command = machine::on_server_core(&program);
-                command.args([&self.connect, &self.root, &clients, &admin]);
+            Side::Linear => self.peer("linear"),
+            Side::Istiod => self.peer("istiod"),
+            Side::IstiodHasty => {
+                let mut command = self.peer("istiod");
+                command.env("PILOT_DEBOUNCE_AFTER", "1ms");
                 command
             }
             Side::Floor(size) => {
@@ -162,6 +211,16 @@ impl Server {
         };
         let command = command.stdin(Stdio::null()).stdout(Stdio::null());
         command.spawn().expect("a program that starts")
+    }
+
+    fn peer(&self, name: &str) -> Command {
+        let program = peer(name).expect("it was built").display().to_string();
+        let mut command = machine::on_server_core(&program);
+        // istiod lets some 20 new streams in a second on one core, and turns the others away.
+        command.env("PILOT_MAX_REQUESTS_PER_SECOND", "10000");
+        command.args([&self.connect, &self.root]);
+        command.args([self.clients, self.admin].map(|address| address.to_string()));
+        command
     }
 
     async fn wait_until_ready(&mut self) {
@@ -184,14 +243,18 @@ impl Drop for Server {
 }
 
 /// The whole answer, head and all.
-fn get(address: SocketAddr, path: &str) -> Option<String> {
+pub fn get(address: SocketAddr, path: &str) -> Option<String> {
+    request(address, "rig", path)
+}
+
+pub fn request(address: SocketAddr, host: &str, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream
         .set_read_timeout(Some(Duration::from_secs(30)))
         .ok()?;
     write!(
         stream,
-        "GET {path} HTTP/1.1\r\nHost: rig\r\nConnection: close\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
     )
     .ok()?;
     let mut answer = String::new();

@@ -89,6 +89,7 @@ impl Server {
             admission,
             on_demand: false,
             waking: tokio::runtime::Handle::current(),
+            increments: true,
             stop: stop.clone(),
         };
         let routes = introspection(&context, kept, loads);

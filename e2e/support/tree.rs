@@ -34,6 +34,36 @@ impl Tree {
             .unwrap();
     }
 
+    /// Persistent instances, many at once.
+    pub async fn create_many(&self, service: &str, all: impl Iterator<Item = (String, Vec<u8>)>) {
+        self.add_service(service).await;
+        let all: Vec<_> = all.collect();
+        for some in all.chunks(500) {
+            let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
+            let create = async |(id, data): &(String, Vec<u8>)| {
+                let path = format!("{ROOT}/{service}/{id}");
+                self.0.create(&path, data, &options).await.unwrap();
+            };
+            futures_util::future::join_all(some.iter().map(create)).await;
+        }
+    }
+
+    /// Persistent instances, one after the other: written, or deleted where there are no data.
+    pub async fn write_many(&self, service: &str, all: Vec<(String, Option<Vec<u8>>)>) {
+        for (id, data) in all {
+            let path = format!("{ROOT}/{service}/{id}");
+            let Some(data) = data else {
+                self.delete(service, &id).await;
+                continue;
+            };
+            match self.0.set_data(&path, &data, None).await {
+                Ok(_) => {}
+                Err(Error::NoNode) => self.write_persistent(service, &id, &data).await,
+                Err(error) => panic!("{path}: {error}"),
+            }
+        }
+    }
+
     pub async fn delete(&self, service: &str, id: &str) {
         self.0
             .delete(&format!("{ROOT}/{service}/{id}"), None)

@@ -51,7 +51,7 @@ fn table(clients: &Value) -> String {
     let mut errors = String::new();
     for client in list(clients) {
         let state = |kind: ResourceType| text(&client["types"][kind.as_str()], "state").to_owned();
-        let [clusters, endpoints, listeners, routes, _] = ResourceType::ALL.map(state);
+        let [clusters, endpoints, _, listeners, routes, _] = ResourceType::ALL.map(state);
         table.push([
             text(client, "nodeId").to_owned(),
             text(client, "kind").to_owned(),

@@ -104,11 +104,11 @@ mod tests {
         });
         let summary = summary(&dump);
         for line in [
-            "services            1",
-            "instances           2",
-            "instances, healthy  1",
-            "envoy clusters      1",
-            "grpc routes         0",
+            "services                1",
+            "instances               2",
+            "instances, healthy      1",
+            "envoy clusters          1",
+            "grpc routes             0",
         ] {
             assert!(summary.lines().any(|l| l == line), "{line} in {summary}");
         }

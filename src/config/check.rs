@@ -245,6 +245,7 @@ impl<'t> Checker<'t> {
             "listen",
             "maxStreams",
             "maxNames",
+            "maxRequestBytes",
             "newStreamsPerSecond",
             "maxStreamAge",
         ];
@@ -256,6 +257,11 @@ impl<'t> Checker<'t> {
             listen: self.value(listen, value::xds_listen, or.listen),
             max_streams: self.value(section.get("maxStreams"), value::count, or.max_streams),
             max_names: self.value(section.get("maxNames"), value::count, or.max_names),
+            max_request_bytes: self.value(
+                section.get("maxRequestBytes"),
+                value::count,
+                or.max_request_bytes,
+            ),
             new_streams_per_second: self.value(
                 section.get("newStreamsPerSecond"),
                 value::count,
@@ -283,6 +289,7 @@ impl<'t> Checker<'t> {
             "outboundListen",
             "domainSuffix",
             "onDemand",
+            "endpointIncrementsAbove",
             "loadBalancing",
         ];
         let section = self.subsection(part, &keys);
@@ -299,6 +306,11 @@ impl<'t> Checker<'t> {
                 or.domain_suffix,
             ),
             on_demand: self.switch(section.get("onDemand"), or.on_demand),
+            endpoint_increments_above: self.value(
+                section.get("endpointIncrementsAbove"),
+                value::threshold,
+                or.endpoint_increments_above,
+            ),
             load_balancing: self.value(
                 section.get("loadBalancing"),
                 value::load_balancing,

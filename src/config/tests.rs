@@ -15,6 +15,7 @@ xds:
   listen: 0.0.0.0:15010
   maxStreams: 20000
   maxNames: 100000
+  maxRequestBytes: 67108864
   newStreamsPerSecond: 4000
   maxStreamAge: 30m
 admin: { listen: "127.0.0.1:15014" }
@@ -160,14 +161,16 @@ tls: {}
 
 #[test]
 fn limits_are_counts_and_an_age() {
-    let text = "xds: {maxStreams: 5, maxNames: 6, newStreamsPerSecond: 7, maxStreamAge: 8m}";
+    let text = "xds: {maxStreams: 5, maxNames: 6, maxRequestBytes: 9, newStreamsPerSecond: 7, maxStreamAge: 8m}";
     let xds = parse(text).unwrap().xds;
     assert_eq!((xds.max_streams, xds.max_names), (5, 6));
+    assert_eq!(xds.max_request_bytes, 9);
     assert_eq!(xds.new_streams_per_second, 7);
     assert_eq!(xds.max_stream_age, Duration::from_secs(480));
     for (key, value, remedy) in [
         ("maxStreams", "0", "from 1 to"),
         ("maxNames", "-1", "from 1 to"),
+        ("maxRequestBytes", "64MiB", "from 1 to"),
         ("newStreamsPerSecond", "[1]", "is a list; write text"),
         ("maxStreamAge", "1800", "write `1800s`"),
         ("maxStreamAge", "1ms", "from 1s to 168h"),

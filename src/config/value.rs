@@ -149,6 +149,14 @@ pub fn count<T: TryFrom<u32>>(text: &str) -> Result<T, String> {
     })
 }
 
+/// How many of something something has to have; 0 for never.
+pub fn threshold(text: &str) -> Result<usize, String> {
+    match text {
+        "0" => Ok(0),
+        _ => count(text).map_err(|problem| problem.replace("from 1", "from 0")),
+    }
+}
+
 /// A registry's name: it stands in metrics and addresses.
 pub fn registry_name(text: &str) -> Result<String, String> {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');

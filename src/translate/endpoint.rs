@@ -29,10 +29,10 @@ pub(super) struct EnvoyAssignment<'a> {
 }
 
 #[derive(Debug, Hash)]
-struct EnvoyEndpoint<'a> {
+pub(super) struct EnvoyEndpoint<'a> {
     address: IpAddr,
     port: u16,
-    weight: u32,
+    pub weight: u32,
     health: wire::HealthStatus,
     metadata: &'a Metadata,
 }
@@ -66,7 +66,7 @@ impl<'a> EnvoyAssignment<'a> {
 
 impl<'a> EnvoyEndpoint<'a> {
     /// `None` for a disabled one.
-    fn new(instance: &'a Instance) -> Option<Self> {
+    pub fn new(instance: &'a Instance) -> Option<Self> {
         let weight = instance.weight.get();
         let health = match &instance.health {
             Health::Disabled(_) => return None,
@@ -84,7 +84,7 @@ impl<'a> EnvoyEndpoint<'a> {
         })
     }
 
-    fn message(&self) -> wire::LbEndpoint {
+    pub fn message(&self) -> wire::LbEndpoint {
         wire::LbEndpoint {
             endpoint: Some(endpoint(self.address, self.port)),
             health_status: self.health.into(),
@@ -125,7 +125,7 @@ impl Spec for EnvoyAssignment<'_> {
                     sub_zone: String::new(),
                 }),
                 lb_endpoints: endpoints.iter().map(EnvoyEndpoint::message).collect(),
-                load_balancing_weight: None,
+                ..wire::LocalityLbEndpoints::default()
             }
         };
         assignment(self.name, self.zones.iter().map(locality))
@@ -186,6 +186,7 @@ impl Spec for GrpcAssignment<'_> {
                 }),
                 lb_endpoints: lb_endpoints.collect(),
                 load_balancing_weight: Some(scale.apply(sum(*weight, hosts.len()))),
+                leds_cluster_locality_config: None,
             }
         });
         assignment(self.name, localities)
@@ -202,7 +203,7 @@ fn canonical(instances: &[Arc<Instance>]) -> Vec<&Instance> {
     instances
 }
 
-fn zone(instance: &Instance) -> &str {
+pub(super) fn zone(instance: &Instance) -> &str {
     instance.zone.as_deref().unwrap_or_default()
 }
 

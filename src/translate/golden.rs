@@ -27,6 +27,8 @@ struct Case {
     outbound_listen: SocketAddr,
     #[serde(default = "default_suffix")]
     domain_suffix: String,
+    #[serde(default)]
+    increments_above: usize,
     services: BTreeMap<String, Vec<CaseInstance>>,
 }
 
@@ -97,6 +99,7 @@ fn render_case(case: &Case) -> Rendering {
     let mut translation = Translation::new(Config {
         outbound_listen: case.outbound_listen,
         domain_suffix: case.domain_suffix.clone(),
+        increments_above: case.increments_above,
     });
     let mut rendering = Rendering::new();
     for update in translation.apply(changes(&services)) {

@@ -36,11 +36,11 @@ pub(super) trait Spec: Hash {
 pub(super) fn render<S: Spec + Send + 'static>(
     spec: S,
     last: &mut Option<Version>,
-) -> Option<Resource> {
+) -> Option<Arc<Resource>> {
     let version = version(&spec, last)?;
     let name = spec.name();
     let resource = Resource::deferred(S::KIND, name, version, move || spec.body());
-    Some(resource)
+    Some(Arc::new(resource))
 }
 
 /// Likewise for a specification that only looks at what `encode` shares.
@@ -48,9 +48,10 @@ pub(super) fn render_later<S: Spec>(
     spec: &S,
     last: &mut Option<Version>,
     encode: impl FnOnce() -> Vec<u8> + Send + 'static,
-) -> Option<Resource> {
+) -> Option<Arc<Resource>> {
     let version = version(spec, last)?;
-    Some(Resource::deferred(S::KIND, spec.name(), version, encode))
+    let resource = Resource::deferred(S::KIND, spec.name(), version, encode);
+    Some(Arc::new(resource))
 }
 
 fn version<S: Spec>(spec: &S, last: &mut Option<Version>) -> Option<Version> {

@@ -130,7 +130,7 @@ impl VirtualHosts {
         update.put.extend(render(routes, &mut self.version));
     }
 
-    fn refresh(&mut self, host: &str, put: &mut Vec<Resource>) {
+    fn refresh(&mut self, host: &str, put: &mut Vec<Arc<Resource>>) {
         let second = self.suffix.append(host);
         let second = second.filter(|second| !self.hosts.contains_key(second));
         let Some(entry) = self.hosts.get_mut(host) else {

@@ -12,6 +12,7 @@ pub(super) fn config() -> Config {
     Config {
         outbound_listen: SocketAddr::from(([127, 0, 0, 1], 15_001)),
         domain_suffix: "mesh".into(),
+        increments_above: 0,
     }
 }
 
@@ -54,7 +55,7 @@ pub(super) fn changes(
 /// What a client of each kind holds after some updates.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Client {
-    pub resources: BTreeMap<(Edition, ResourceType, Arc<str>), Resource>,
+    pub resources: BTreeMap<(Edition, ResourceType, Arc<str>), Arc<Resource>>,
 }
 
 impl Client {

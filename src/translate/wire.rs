@@ -27,6 +27,36 @@ pub(super) struct LocalityLbEndpoints {
     /// prost's `u32` message is a `google.protobuf.UInt32Value`.
     #[prost(message, optional, tag = "3")]
     pub load_balancing_weight: Option<u32>,
+    #[prost(message, optional, tag = "8")]
+    pub leds_cluster_locality_config: Option<LedsClusterLocalityConfig>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct LedsClusterLocalityConfig {
+    #[prost(message, optional, tag = "1")]
+    pub leds_config: Option<ConfigSource>,
+    #[prost(string, tag = "2")]
+    pub leds_collection_name: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ConfigSource {
+    /// An `AggregatedConfigSource`, which has no fields.
+    #[prost(message, optional, tag = "3")]
+    pub ads: Option<()>,
+    /// An `ApiVersion`.
+    #[prost(int32, tag = "6")]
+    pub resource_api_version: i32,
+}
+
+impl ConfigSource {
+    /// "From the stream that this came on."
+    pub fn ads() -> Self {
+        Self {
+            ads: Some(()),
+            resource_api_version: 2,
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -19,7 +19,7 @@ use std::{
 
 use prometheus::{IntCounterVec, IntGauge, Opts, Registry, core::Collector};
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tonic::{Code, Status};
 use tracing::warn;
 
 use super::{age, pace::Pace};
@@ -33,6 +33,8 @@ pub struct Limits {
     pub max_streams: usize,
     /// Names that one stream subscribes to, of all types.
     pub max_names: usize,
+    /// A request grows with the mesh: it names every resource that a returning client holds.
+    pub max_request_bytes: usize,
     pub new_streams_per_second: u32,
     /// Give or take a fifth.
     pub max_stream_age: Duration,
@@ -43,6 +45,7 @@ impl Default for Limits {
         Self {
             max_streams: 20_000,
             max_names: 100_000,
+            max_request_bytes: 64 << 20,
             new_streams_per_second: 4_000,
             max_stream_age: Duration::from_secs(1800),
         }
@@ -92,6 +95,11 @@ enum Refusal {
          all by `*`, or raise `xds.maxNames`"
     )]
     Names { names: usize, limit: usize },
+    #[error(
+        "the request is larger than the {0} bytes that are read; subscribe to fewer names, or raise \
+         `xds.maxRequestBytes`"
+    )]
+    Request(usize),
 }
 
 impl Admission {
@@ -173,9 +181,21 @@ impl Seat {
         if names <= limit {
             return Ok(());
         }
-        let refusal = Refusal::Names { names, limit };
+        Err(self.turn_out(&Refusal::Names { names, limit }))
+    }
+
+    /// What is wrong with a request that could not be read.
+    pub fn unread(&self, status: Status) -> Status {
+        // The one word of the decoder for a message over the limit that it was given.
+        if status.code() != Code::OutOfRange {
+            return status;
+        }
+        self.turn_out(&Refusal::Request(self.gate.limits.max_request_bytes))
+    }
+
+    fn turn_out(&self, refusal: &Refusal) -> Status {
         warn!(address = ?self.address, reason = %refusal, "stream refused");
-        Err(self.gate.refuse(&refusal))
+        self.gate.refuse(refusal)
     }
 }
 
@@ -192,7 +212,7 @@ impl Gate {
         match refusal {
             // The same is fine a little later.
             Refusal::Pace(_) => Status::unavailable(refusal.to_string()),
-            Refusal::Streams(_) | Refusal::Names { .. } => {
+            Refusal::Streams(_) | Refusal::Names { .. } | Refusal::Request(_) => {
                 Status::resource_exhausted(refusal.to_string())
             }
         }
@@ -200,13 +220,14 @@ impl Gate {
 }
 
 impl Refusal {
-    const REASONS: [&str; 3] = ["streams", "pace", "names"];
+    const REASONS: [&str; 4] = ["streams", "pace", "names", "request"];
 
     fn as_str(&self) -> &'static str {
         match self {
             Self::Streams(_) => "streams",
             Self::Pace(_) => "pace",
             Self::Names { .. } => "names",
+            Self::Request(_) => "request",
         }
     }
 }
@@ -277,8 +298,6 @@ impl fmt::Debug for Seat {
 
 #[cfg(test)]
 mod tests {
-    use tonic::Code;
-
     use super::*;
 
     fn admission(limits: Limits) -> Admission {

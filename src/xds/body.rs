@@ -6,12 +6,12 @@
 //! since a frame for each costs more than the copy; large ones go out as they are.
 //! Source: "Length-Prefixed-Message" of the gRPC over HTTP/2 text; field numbers of `discovery.proto`.
 
-use std::sync::Arc;
+use std::{iter::Peekable, sync::Arc};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::stream::Response;
-use crate::resource::{Resource, field_len, put_field, put_head};
+use crate::resource::{Resource, Stamp, field_len, put_field, put_head};
 
 /// Buffers of at least this size are shared instead of copied.
 const SHARED: usize = 8 << 10;
@@ -41,7 +41,27 @@ pub struct Pieces {
     /// What goes ahead of the resources, until it is gone.
     head: BytesMut,
     resources: std::vec::IntoIter<Arc<Resource>>,
+    stamps: Runs,
     message_len: usize,
+}
+
+/// Which stamp counts for the next resource.
+#[derive(Debug)]
+struct Runs {
+    coming: Peekable<std::vec::IntoIter<(usize, Stamp)>>,
+    at: usize,
+    now: Option<Stamp>,
+}
+
+impl Runs {
+    fn next(&mut self) -> Option<Stamp> {
+        let at = self.at;
+        while let Some((_, stamp)) = self.coming.next_if(|(from, _)| *from <= at) {
+            self.now = Some(stamp);
+        }
+        self.at += 1;
+        self.now
+    }
 }
 
 /// The gRPC message of a response.
@@ -58,6 +78,11 @@ pub fn encode(response: Response, form: Form) -> Pieces {
         form,
         head,
         resources: response.resources.into_iter(),
+        stamps: Runs {
+            coming: response.stamps.into_iter().peekable(),
+            at: 0,
+            now: None,
+        },
         message_len,
     }
 }
@@ -88,30 +113,42 @@ impl Iterator for Pieces {
     fn next(&mut self) -> Option<Bytes> {
         let (count, len) = self.joined();
         if len == 0 {
-            return self.resources.next().map(|large| self.form.field(&large));
+            let large = self.resources.next()?;
+            return Some(self.form.field(&large, self.stamps.next()));
         }
         let mut piece = std::mem::take(&mut self.head);
         piece.reserve(len - piece.len());
         for resource in self.resources.by_ref().take(count) {
-            self.form.put(&resource, &mut piece);
+            self.form.put(&resource, self.stamps.next(), &mut piece);
         }
         Some(piece.freeze())
     }
 }
 
 impl Form {
-    fn field(self, resource: &Resource) -> Bytes {
+    fn field(self, resource: &Resource, stamp: Option<Stamp>) -> Bytes {
         match self {
             Self::Sotw => resource.sotw_field(),
+            Self::Delta if stamp.is_some() && resource.is_stamped() => {
+                let mut field = BytesMut::with_capacity(resource.wire_len());
+                self.put(resource, stamp, &mut field);
+                field.freeze()
+            }
             Self::Delta => resource.delta_field().clone(),
         }
     }
 
-    fn put(self, resource: &Resource, piece: &mut BytesMut) {
+    fn put(self, resource: &Resource, stamp: Option<Stamp>, piece: &mut BytesMut) {
         match self {
             Self::Sotw => piece.extend_from_slice(&resource.sotw_field()),
             // Without a handle of its own, which counts.
-            Self::Delta => piece.extend_from_slice(resource.delta_field()),
+            Self::Delta => {
+                let start = piece.len();
+                piece.extend_from_slice(resource.delta_field());
+                if let Some(stamp) = stamp {
+                    resource.stamp(stamp, &mut piece[start..]);
+                }
+            }
         }
     }
 
@@ -170,7 +207,7 @@ mod tests {
     use prost::Message;
 
     use super::*;
-    use crate::resource::{Resource, ResourceType, Version};
+    use crate::resource::{ResourceType, Version};
 
     fn response(sizes: &[usize]) -> Response {
         let resource = |(at, size): (usize, &usize)| {
@@ -187,6 +224,7 @@ mod tests {
             nonce: "1f".into(),
             version: "v".into(),
             resources: sizes.iter().enumerate().map(resource).collect(),
+            stamps: Vec::new(),
             removed: vec!["gone".into()],
             missing: vec!["never".into()],
         }

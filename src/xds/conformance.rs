@@ -36,6 +36,7 @@ use crate::{
 
 mod delta;
 mod flow;
+mod increments;
 mod on_demand;
 mod order;
 mod properties;

@@ -40,6 +40,8 @@ pub fn incoming(
     listener: TcpListener,
 ) -> impl Stream<Item = Result<Connection, Infallible>> + Send {
     stream::unfold((listener, None), |(listener, mut said)| async move {
+        // Those who are served go first: after a restart thousands may wait here.
+        tokio::task::yield_now().await;
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {

@@ -13,6 +13,7 @@ use std::{
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
 use super::{
+    globs::Globs,
     held::Held,
     spelling,
     stream::{Asked, Lagging, Variant},
@@ -39,6 +40,8 @@ pub struct Delta {
     answer: bool,
     /// Removals that wait until no route needs them any more.
     held: Held<()>,
+    /// What takes the place of names where they are those of collections.
+    globs: Option<Globs>,
     /// Pending names that are to be told as gone and were not asked for.
     gone: BTreeSet<Arc<str>>,
     /// How names that want an answer were spelled, where the answer has to repeat it.
@@ -52,6 +55,14 @@ impl Variant for Delta {
 
     fn request(&mut self, request: &mut Self::Request, asked: Asked) {
         let subscribe = &request.resource_names_subscribe;
+        let unsubscribe = &request.resource_names_unsubscribe;
+        if let Some(globs) = self.globs(asked) {
+            if subscribe.len() + unsubscribe.len() > 0 {
+                globs.request(subscribe, unsubscribe, asked.stamps);
+                self.subscription.names = globs.collections();
+            }
+            return;
+        }
         if asked.first && subscribe.is_empty() {
             self.switch_wildcard_on(asked);
         }
@@ -65,7 +76,7 @@ impl Variant for Delta {
         if asked.first {
             self.initial = std::mem::take(&mut request.initial_resource_versions);
         }
-        for name in &request.resource_names_unsubscribe {
+        for name in unsubscribe {
             self.unsubscribe(asked.kind, name);
         }
     }
@@ -75,6 +86,11 @@ impl Variant for Delta {
         set: &ResourceSet,
         hold: Option<Instant>,
     ) -> Result<Option<Payload>, Lagging> {
+        if let Some(globs) = &mut self.globs {
+            let mut payload = globs.collect(&mut self.subscription, set)?;
+            payload.more = !self.caught_up(set);
+            return Ok((!payload.is_empty()).then_some(payload));
+        }
         self.check_reach(set)?;
         if std::mem::take(&mut self.restart) {
             self.start_over(set, hold);
@@ -104,7 +120,8 @@ impl Variant for Delta {
     }
 
     fn caught_up(&self, set: &ResourceSet) -> bool {
-        !self.restart && self.subscription.caught_up(set)
+        let told = self.globs.as_ref().is_none_or(Globs::are_told);
+        !self.restart && told && self.subscription.caught_up(set)
     }
 
     fn holds_until(&self) -> Option<Instant> {
@@ -124,6 +141,13 @@ impl Variant for Delta {
 }
 
 impl Delta {
+    fn globs(&mut self, asked: Asked) -> Option<&mut Globs> {
+        if asked.kind == ResourceType::LbEndpoint {
+            self.globs.get_or_insert_default();
+        }
+        self.globs.as_mut()
+    }
+
     fn switch_wildcard_on(&mut self, asked: Asked) {
         self.answer = true;
         if !asked.only_named {
@@ -242,7 +266,8 @@ impl Delta {
     /// Whether the client brought this very version along.
     fn holds_already(&self, resource: &Resource) -> bool {
         let held = self.initial.get(&*resource.name);
-        held.is_some_and(|version| Version::parse(version) == Some(resource.version))
+        let same = |version: &String| Version::parse(version) == Some(resource.version);
+        held.is_some_and(same) && !resource.is_stamped()
     }
 
     fn answer_pending(&mut self, set: &ResourceSet, cursor: Cursor, payload: &mut Payload) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use envoy_types::pb::{
     envoy::{
-        config::core::v3::Node,
+        config::core::v3::{Node, node::UserAgentVersionType},
         service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest},
     },
     google::protobuf::value::Kind,
@@ -38,14 +38,19 @@ pub trait Request {
 
     /// `None` if the request carries no node. Sidecars load services on demand if they say so or, as
     /// long as they say nothing, if `on_demand` is set.
-    fn client(&self, on_demand: bool) -> Option<Client> {
+    /// Those that are able to take endpoints one by one do, if `increments` is set.
+    fn client(&self, on_demand: bool, increments: bool) -> Option<Client> {
         self.node().map(|node| {
             let kind = kind_of(node);
             let able = Self::INCREMENTAL && kind == ClientKind::Envoy;
             let on_demand = able && wish(node, Profile::ON_DEMAND).unwrap_or(on_demand);
             Client {
                 node_id: node.id.clone(),
-                profile: Profile { kind, on_demand },
+                profile: Profile {
+                    kind,
+                    on_demand,
+                    increments: able && increments && takes_collections(node),
+                },
             }
         })
     }
@@ -58,6 +63,19 @@ pub(super) fn kind_of(node: &Node) -> ClientKind {
         Some(head) if head.eq_ignore_ascii_case(b"grpc") => ClientKind::Grpc,
         _ => ClientKind::Envoy,
     }
+}
+
+/// The first Envoy whose way with collections of endpoints was tried; older ones crashed.
+const COLLECTIONS_SINCE: (u32, u32) = (1, 40);
+
+fn takes_collections(node: &Node) -> bool {
+    let Some(UserAgentVersionType::UserAgentBuildVersion(build)) = &node.user_agent_version_type
+    else {
+        return false;
+    };
+    let version = build.version.as_ref();
+    let version = version.map(|v| (v.major_number, v.minor_number));
+    node.user_agent_name == "envoy" && version.is_some_and(|version| version >= COLLECTIONS_SINCE)
 }
 
 /// What the node's metadata say: `{"meshkeeper": {KEY: true}}`.

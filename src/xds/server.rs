@@ -33,9 +33,6 @@ use super::{
 };
 use crate::resource::ResourceType;
 
-/// A request grows with the mesh: it names every resource that a reconnecting client holds.
-const REQUEST_LIMIT: usize = 256 << 20;
-
 /// Dead peers are found within the sum of both.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -166,7 +163,7 @@ where
                 Ok(seat) => seat,
                 Err(status) => return status.into_http(),
             };
-            let requests = messages::<V::Request>(request);
+            let requests = messages::<V::Request>(request, &context);
             let session = Session::<V>::new(context, scope, form, requests, seat);
             answer(Body::new(session.into_body()))
         }
@@ -185,7 +182,7 @@ fn with_fetch(
         let context = context.clone();
         let address = peer(&request);
         async move {
-            match fetch(messages(request), address, kind, &context).await {
+            match fetch(messages(request, &context), address, kind, &context).await {
                 Ok(response) => answer(unary(response)),
                 Err(status) => status.into_http(),
             }
@@ -201,11 +198,12 @@ async fn fetch(
     kind: ResourceType,
     context: &Context,
 ) -> Result<stream::Response, Status> {
-    let _seat = admit(context, address).await?;
+    let seat = admit(context, address).await?;
     let request = requests
         .next()
         .await
-        .ok_or_else(|| Status::invalid_argument("no request"))??;
+        .ok_or_else(|| Status::invalid_argument("no request"))?
+        .map_err(|status| seat.unread(status))?;
     let snapshots = context.fanout.current();
     if !snapshots.loaded {
         return Err(Status::unavailable("the registry is not loaded yet"));
@@ -228,12 +226,13 @@ fn unary(response: stream::Response) -> Body {
     Body::new(http_body_util::StreamBody::new(frames))
 }
 
-fn messages<M>(request: Request<Body>) -> Streaming<M>
+fn messages<M>(request: Request<Body>, context: &Context) -> Streaming<M>
 where
     M: prost::Message + Default + Send + 'static,
 {
     let body = request.into_body().map_err(Arc::new);
-    Streaming::new_request(ProstDecoder::default(), body, None, Some(REQUEST_LIMIT))
+    let limit = context.admission.limits().max_request_bytes;
+    Streaming::new_request(ProstDecoder::default(), body, None, Some(limit))
 }
 
 fn answer(body: Body) -> Response<Body> {

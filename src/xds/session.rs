@@ -8,6 +8,7 @@
 
 use std::{
     convert::Infallible,
+    hash::{BuildHasher, RandomState},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
@@ -37,7 +38,7 @@ use super::{
     stream::{Refusal, Response, Scope, Stream, Variant, shorten},
 };
 use crate::{
-    resource::{Resource, ResourceType},
+    resource::{Resource, ResourceType, Stamps},
     snapshot::ResourceSet,
 };
 
@@ -58,6 +59,8 @@ pub struct Context {
     pub on_demand: bool,
     /// Where streams are woken from.
     pub waking: Handle,
+    /// Whether sidecars that can take the endpoints of large services one by one do.
+    pub increments: bool,
     /// Cancelled when the server drains.
     pub stop: CancellationToken,
 }
@@ -104,7 +107,11 @@ where
         requests: Streaming<V::Request>,
         seat: Seat,
     ) -> Self {
+        // Keyed at random, so that no other stream of any replica begins at this number.
+        let first = || RandomState::new().hash_one(0_u64);
+        let stamps = context.increments.then(|| Stamps::new(first()));
         let machine = Stream::new(scope).on_demand(context.on_demand);
+        let machine = machine.increments(stamps);
         Self {
             bell: context.fanout.bell(),
             stopped: Box::pin(context.stop.clone().cancelled_owned()),
@@ -165,7 +172,7 @@ where
             }
             let deadline = self.machine().deadline(now);
             match self.wait(deadline.into_iter().chain(expires).min()).await {
-                Wake::Request(request) => self.request(request?)?,
+                Wake::Request(request) => self.take(request)?,
                 Wake::Snapshot => {
                     // The oldest change that is not shown yet counts.
                     let seen = self.context.fanout.current().observed;
@@ -201,14 +208,15 @@ where
                 break;
             }
             match self.requests.next().now_or_never() {
-                Some(Some(request)) => self.request(request?)?,
+                Some(Some(request)) => self.take(request)?,
                 Some(None) | None => break,
             }
         }
         Ok(())
     }
 
-    fn request(&mut self, request: V::Request) -> Result<(), Status> {
+    fn take(&mut self, request: Result<V::Request, Status>) -> Result<(), Status> {
+        let request = request.map_err(|status| self.seat.unread(status))?;
         let kind = ResourceType::from_type_url(request.type_url());
         let error = request.error().map(shorten);
         let outcome = self.machine().request(request);
@@ -324,9 +332,9 @@ impl<V: Variant + Send> Inspect for Mutex<Stream<V>> {
     fn served(&self, kind: ResourceType, set: &ResourceSet) -> Vec<Arc<Resource>> {
         let machine = self.lock().unwrap_or_else(PoisonError::into_inner);
         let interest = machine.interests().find(|(k, _)| *k == kind);
-        let wanted = interest.into_iter().flat_map(|(_, subscription)| {
-            set.iter().filter(|r| subscription.wants(&r.name)).cloned()
-        });
+        let wanted = interest
+            .into_iter()
+            .flat_map(|(_, subscription)| set.matching(|name| subscription.wants(name)).cloned());
         wanted.collect()
     }
 }

@@ -27,7 +27,7 @@ use super::{
     subscription::{Payload, Subscription},
 };
 use crate::{
-    resource::{Profile, Resource, ResourceType, Version},
+    resource::{Profile, Resource, ResourceType, Stamp, Stamps, Version},
     snapshot::{ResourceSet, Snapshots, View},
 };
 
@@ -82,6 +82,8 @@ pub struct Asked {
     pub first: bool,
     /// A wildcard holds nothing: this client is told of this type by name only.
     pub only_named: bool,
+    /// What this stream's collections are told apart by.
+    pub stamps: Stamps,
 }
 
 /// The change log no longer reaches back to what this stream has seen.
@@ -119,6 +121,8 @@ pub struct Response {
     pub nonce: String,
     pub version: String,
     pub resources: Vec<Arc<Resource>>,
+    /// From which of the resources on which stamp counts.
+    pub stamps: Vec<(usize, Stamp)>,
     /// Incremental variant only.
     pub removed: Vec<Arc<str>>,
     /// Names that were asked for and that do not exist: for clients that know `resource_errors`.
@@ -133,6 +137,7 @@ impl Response {
             nonce: nonce_text(1),
             version: Version::default().to_string(),
             resources: Vec::new(),
+            stamps: Vec::new(),
             removed: Vec::new(),
             missing: Vec::new(),
         }
@@ -152,6 +157,8 @@ pub struct Stream<V> {
     scope: Scope,
     /// Whether sidecars load services on demand unless they say otherwise.
     on_demand: bool,
+    /// What the collections of this stream are told apart by, if sidecars take endpoints one by one.
+    stamps: Option<Stamps>,
     client: Option<Client>,
     lanes: [Option<Lane<V>>; ResourceType::ALL.len()],
     /// Answers that need no snapshot.
@@ -188,6 +195,7 @@ impl<V: Variant> Stream<V> {
         Self {
             scope,
             on_demand: false,
+            stamps: None,
             client: None,
             lanes: [const { None }; ResourceType::ALL.len()],
             ready: VecDeque::new(),
@@ -201,6 +209,13 @@ impl<V: Variant> Stream<V> {
         Self { on_demand, ..self }
     }
 
+    /// Has sidecars that can take the endpoints of large services one by one, told apart from those
+    /// of other streams by these stamps.
+    #[must_use]
+    pub fn increments(self, stamps: Option<Stamps>) -> Self {
+        Self { stamps, ..self }
+    }
+
     /// Known from the first message on.
     pub fn client(&self) -> Option<&Client> {
         self.client.as_ref()
@@ -211,7 +226,9 @@ impl<V: Variant> Stream<V> {
         let profile = if let Some(client) = &self.client {
             client.profile
         } else {
-            let client = introduced(&request, self.on_demand)?;
+            // A stream of assignments alone has nowhere to take their collections from.
+            let increments = self.stamps.is_some() && self.scope == Scope::Aggregated;
+            let client = introduced(&request, self.on_demand, increments)?;
             self.client.insert(client).profile
         };
         let Some(kind) = self.kind_of(&request)? else {
@@ -230,6 +247,7 @@ impl<V: Variant> Stream<V> {
                 kind,
                 first,
                 only_named,
+                stamps: self.stamps.unwrap_or_default(),
             },
         );
         Ok(rejects)
@@ -332,6 +350,7 @@ impl<V: Variant> Stream<V> {
             nonce: nonce_text(nonce),
             version: Version::default().to_string(),
             resources: Vec::new(),
+            stamps: Vec::new(),
             missing: removed.clone(),
             removed,
         });
@@ -355,10 +374,11 @@ impl<V: Variant> Stream<V> {
         };
         let hold = hold.then_some(now);
         let payload = lane.variant.collect(view.set(kind), hold);
-        let Some(payload) = payload.map_err(|Lagging| Refusal::Lagging)? else {
+        let Some(mut payload) = payload.map_err(|Lagging| Refusal::Lagging)? else {
             lane.nothing_due(view.set(kind).version());
             return Ok(None);
         };
+        self.stamp(kind, &mut payload);
         let nonce = self.next_nonce();
         if let Some(lane) = &mut self.lanes[kind as usize] {
             lane.sent(nonce, &payload, now);
@@ -369,6 +389,7 @@ impl<V: Variant> Stream<V> {
             nonce: nonce_text(nonce),
             version: payload.version.to_string(),
             resources: payload.resources,
+            stamps: payload.stamps,
             removed: payload.removed,
             missing: payload.missing,
         }))
@@ -414,6 +435,20 @@ impl<V: Variant> Stream<V> {
         lane.outstanding
             .as_ref()
             .map(|outstanding| outstanding.since)
+    }
+
+    /// An assignment that is told, be it once more, names collections that are new to the client.
+    fn stamp(&mut self, kind: ResourceType, payload: &mut Payload) {
+        let Some(stamps) = self
+            .stamps
+            .as_mut()
+            .filter(|_| kind == ResourceType::Endpoint)
+        else {
+            return;
+        };
+        let resources = payload.resources.iter().enumerate();
+        let stamped = resources.filter(|(_, resource)| resource.is_stamped());
+        payload.stamps = stamped.map(|(at, _)| (at, stamps.issue())).collect();
     }
 
     fn resend_what_it_refers_to(&mut self, kind: ResourceType, payload: &Payload, view: View<'_>) {
@@ -519,8 +554,14 @@ impl<V: Variant> Lane<V> {
     }
 }
 
-fn introduced(request: &impl Request, on_demand: bool) -> Result<Client, Refusal> {
-    let client = request.client(on_demand).ok_or(Refusal::MissingNode)?;
+fn introduced(
+    request: &impl Request,
+    on_demand: bool,
+    increments: bool,
+) -> Result<Client, Refusal> {
+    let client = request
+        .client(on_demand, increments)
+        .ok_or(Refusal::MissingNode)?;
     if client.node_id.len() > NODE_ID_LEN {
         return Err(Refusal::LongNode(client.node_id.len()));
     }
@@ -529,7 +570,8 @@ fn introduced(request: &impl Request, on_demand: bool) -> Result<Client, Refusal
 
 /// Clusters and endpoints are made before the routes that need them and removed after.
 fn is_needed_by_routes(kind: ResourceType) -> bool {
-    matches!(kind, ResourceType::Cluster | ResourceType::Endpoint)
+    use ResourceType::{Cluster, Endpoint, LbEndpoint};
+    matches!(kind, Cluster | Endpoint | LbEndpoint)
 }
 
 fn nonce_text(nonce: u64) -> String {

@@ -7,7 +7,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
-    resource::Resource,
+    resource::{Resource, Stamp},
     snapshot::{Change, Cursor, ResourceSet},
 };
 
@@ -94,6 +94,8 @@ impl Subscription {
 #[derive(Debug, Default)]
 pub struct Payload {
     pub resources: Vec<Arc<Resource>>,
+    /// From which of the resources on which stamp counts.
+    pub stamps: Vec<(usize, Stamp)>,
     pub removed: Vec<Arc<str>>,
     /// Names that were asked for and that do not exist.
     pub missing: Vec<Arc<str>>,
@@ -126,6 +128,19 @@ impl Payload {
     pub fn push(&mut self, resource: &Arc<Resource>) {
         self.bytes += resource.wire_len();
         self.resources.push(resource.clone());
+    }
+
+    /// Whether there is room for so many bytes of resources, or nothing that they could wait for.
+    pub fn fits_all(&self, bytes: usize) -> bool {
+        self.bytes == 0 || self.bytes + bytes <= BUDGET
+    }
+
+    /// Adds what the client knows under this stamp.
+    pub fn push_stamped(&mut self, resource: &Arc<Resource>, stamp: Stamp) {
+        if self.stamps.last().is_none_or(|(_, last)| *last != stamp) {
+            self.stamps.push((self.resources.len(), stamp));
+        }
+        self.push(resource);
     }
 
     pub fn remove(&mut self, name: &Arc<str>) {

@@ -5,10 +5,11 @@ go 1.25
 require (
 	github.com/envoyproxy/go-control-plane v0.14.0
 	github.com/envoyproxy/go-control-plane/envoy v1.36.0
-	github.com/go-zookeeper/zk v1.0.4
 	google.golang.org/grpc v1.75.1
 	google.golang.org/protobuf v1.36.10
 )
+
+require github.com/go-zookeeper/zk v1.0.4 // indirect
 
 require (
 	cel.dev/expr v0.24.0 // indirect
@@ -21,4 +22,7 @@ require (
 	golang.org/x/text v0.27.0 // indirect
 	google.golang.org/genproto/googleapis/api v0.0.0-20250728155136-f173205681a0 // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20250728155136-f173205681a0 // indirect
+	mirror v0.0.0
 )
+
+replace mirror => ../mirror

@@ -237,7 +237,7 @@ where
 {
     let mut request = V::Request::default();
     V::identify(&mut request, node);
-    request.client(default).unwrap().profile
+    request.client(default, false).unwrap().profile
 }
 
 #[test]

@@ -487,7 +487,7 @@ fn line_37_after_a_reconnect_with_nothing_changed_no_resource_is_sent() {
     for kind in TYPES {
         let names = match kind {
             Cluster | Listener => &[][..],
-            Endpoint | Route | VirtualHost => &["a"],
+            Endpoint | LbEndpoint | Route | VirtualHost => &["a"],
         };
         client.resume(kind, names, &["a@1"]);
     }
