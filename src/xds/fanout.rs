@@ -53,7 +53,8 @@ struct Bells {
 #[derive(Debug, Default)]
 struct Listeners {
     any: BTreeMap<u64, Arc<Clapper>>,
-    names: HashMap<Arc<str>, BTreeMap<u64, Arc<Clapper>>>,
+    /// By the streams' numbers: most names have few of them, and a map takes ten times as much.
+    names: HashMap<Arc<str>, Vec<(u64, Arc<Clapper>)>>,
 }
 
 /// What rings a bell: a mark that is left until it is seen, and whom to wake. A stream waits anew for
@@ -143,19 +144,12 @@ impl Fanout {
             }
             listeners.any.values().for_each(|bell| bell.strike());
             if !new.reaches(old.latest()) {
-                listeners
-                    .names
-                    .values()
-                    .flat_map(BTreeMap::values)
-                    .for_each(|b| b.strike());
+                let interested = listeners.names.values().flatten();
+                interested.for_each(|(_, bell)| bell.strike());
             }
             for name in new.names_since(old.latest()) {
-                let interested = listeners
-                    .names
-                    .get(name)
-                    .into_iter()
-                    .flat_map(BTreeMap::values);
-                interested.for_each(|bell| bell.strike());
+                let interested = listeners.names.get(name).into_iter().flatten();
+                interested.for_each(|(_, bell)| bell.strike());
             }
         }
     }
@@ -187,9 +181,10 @@ impl Bell {
         if self.listed.get(&key).is_some_and(same) {
             return;
         }
-        let names: Option<Vec<_>> = names.map(|names| names.iter().cloned().collect());
         let mut bells = self.fanout.bells();
         let listeners = bells.types.entry(key).or_default();
+        let names = names.map(|names| names.iter().map(|name| listeners.known(name)));
+        let names: Option<Vec<_>> = names.map(Iterator::collect);
         if let Some(old) = self.listed.get(&key) {
             listeners.remove(self.id, old.as_deref());
         }
@@ -212,16 +207,22 @@ impl Drop for Bell {
 }
 
 impl Listeners {
+    /// The name as it is listed, so that all streams hold one text.
+    fn known(&self, name: &Arc<str>) -> Arc<str> {
+        let listed = self.names.get_key_value(name);
+        listed.map_or(name, |(listed, _)| listed).clone()
+    }
+
     fn add(&mut self, id: u64, clapper: &Arc<Clapper>, names: Option<&[Arc<str>]>) {
         let Some(names) = names else {
             self.any.insert(id, clapper.clone());
             return;
         };
         for name in names {
-            self.names
-                .entry(name.clone())
-                .or_default()
-                .insert(id, clapper.clone());
+            let interested = self.names.entry(name.clone()).or_default();
+            if let Err(at) = interested.binary_search_by_key(&id, |(id, _)| *id) {
+                interested.insert(at, (id, clapper.clone()));
+            }
         }
     }
 
@@ -231,11 +232,14 @@ impl Listeners {
             return;
         };
         for name in names {
-            if let Some(interested) = self.names.get_mut(name) {
-                interested.remove(&id);
-                if interested.is_empty() {
-                    self.names.remove(name);
-                }
+            let Some(interested) = self.names.get_mut(name) else {
+                continue;
+            };
+            if let Ok(at) = interested.binary_search_by_key(&id, |(id, _)| *id) {
+                interested.remove(at);
+            }
+            if interested.is_empty() {
+                self.names.remove(name);
             }
         }
     }
@@ -320,6 +324,23 @@ mod tests {
         assert!(!rang(&bell));
         world.put(kind, "b", 1);
         assert!(rang(&bell));
+    }
+
+    #[test]
+    fn who_leaves_a_name_takes_nobody_along() {
+        let mut world = World::new();
+        let kind = ResourceType::Endpoint;
+        let mut bells: Vec<_> = (0..5).map(|_| world.fanout.bell()).collect();
+        for bell in bells.iter_mut().rev() {
+            bell.listen(Edition::Envoy, kind, &Interest::Names(&names(&["a", "b"])));
+        }
+        bells[1].listen(Edition::Envoy, kind, &Interest::Names(&names(&["b"])));
+        drop(bells.remove(3));
+        world.put(kind, "a", 1);
+        let rung: Vec<_> = bells.iter().map(rang).collect();
+        assert_eq!(rung, [true, false, true, true]);
+        world.put(kind, "b", 1);
+        assert!(bells.iter().all(rang));
     }
 
     #[test]
