@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     sync::Arc,
     time::{Duration, UNIX_EPOCH},
 };
@@ -14,7 +14,7 @@ use meshkeeper::{
         Sources,
         server::{Limits, serve_within},
     },
-    model::{Health, Instance, Origin, Service, Weight},
+    model::{Health, Instance, Instances, Origin, Service, Weight},
     readiness::Readiness,
     registry::{Rejected, View},
     resource::{Edition, Resource, ResourceType, Version},
@@ -127,8 +127,8 @@ fn view() -> View {
     };
     View {
         services: [
-            service("orders", vec![Arc::new(instance)]),
-            service("payments", vec![]),
+            service("orders", [Arc::new(instance)].into_iter().collect()),
+            service("payments", Instances::default()),
         ]
         .into_iter()
         .collect(),
@@ -325,11 +325,24 @@ async fn a_client_that_never_reads_is_cut_off() {
         ..Limits::default()
     };
     let admin = Admin::within(limits).await;
-    let many = view().services["orders"].instances[0].clone();
+    let many = view().services["orders"]
+        .instances
+        .iter()
+        .next()
+        .unwrap()
+        .clone();
     let service = Service {
         name: "huge".into(),
         registry: "main".into(),
-        instances: vec![many; 100_000],
+        instances: (0..100_000_u32)
+            .map(|n| {
+                let address = IpAddr::from(n.to_be_bytes());
+                Arc::new(Instance {
+                    address,
+                    ..Instance::clone(&many)
+                })
+            })
+            .collect(),
     };
     admin.registry.send_replace(View {
         services: [(Arc::from("huge"), Arc::new(service))]

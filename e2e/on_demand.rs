@@ -173,6 +173,46 @@ async fn a_server_may_make_it_the_rule() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_large_service_is_learnt_and_followed_one_instance_at_a_time() {
+    let zookeeper = ZooKeeper::start();
+    let tree = Tree::connect(&zookeeper).await;
+    let backends = Backend::start_many(8).await;
+    for (at, backend) in backends.iter().enumerate() {
+        let address = backend.address.to_string();
+        tree.register("orders", &format!("i{at}"), address.as_bytes())
+            .await;
+    }
+    let keys = "onDemand: true, endpointIncrementsAbove: 2";
+    let mut server = MeshKeeper::start_mesh_with(&zookeeper.connect(), keys).await;
+    let envoy = Envoy::start(&server, "both").await;
+    let hosts = async |count: usize| {
+        until(&format!("{count} hosts"), async || {
+            (envoy.hosts("orders").await.len() == count).then_some(())
+        })
+        .await;
+    };
+    let http = Http::new();
+    let answer = async || http.get(envoy.outbound, "orders", "/").await.unwrap().0;
+    assert_eq!(answer().await, StatusCode::OK);
+    hosts(8).await;
+    assert!(
+        envoy
+            .stats()
+            .await
+            .contains_key("cluster.orders.leds.update_success")
+    );
+    tree.delete("orders", "i3").await;
+    hosts(7).await;
+    server.kill().await;
+    tree.delete("orders", "i4").await;
+    assert_eq!(answer().await, StatusCode::OK);
+    server.restart().await;
+    hosts(6).await;
+    assert_eq!(answer().await, StatusCode::OK);
+    assert!(envoy.rejections().await.is_empty(), "{}", envoy.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_learnt_outlives_the_server_and_is_followed_by_the_next() {
     let mut mesh = Mesh::of(&["orders", "users"]).await;
     let envoy = Envoy::on_demand(&mesh.server, "restart").await;

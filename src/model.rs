@@ -7,8 +7,10 @@
 //! A fleet has a hundred thousand instances and few other values, so an [`Instance`] shares what it can:
 //! its znode's path with the mirror of the tree, its zone and metadata with neighbours that have equal ones.
 
+mod instances;
+
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::{self, Write as _},
     hash::{Hash, Hasher},
     net::IpAddr,
@@ -17,6 +19,8 @@ use std::{
 
 use serde::{Serialize, Serializer};
 
+pub use instances::{Instances, Socket};
+
 /// A service with its instances. Its name is what clients ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
@@ -24,7 +28,25 @@ pub struct Service {
     /// The name of the configured registry that it was found in.
     pub registry: Arc<str>,
     /// Unique by `(address, port)` and in that order; with the disabled ones.
-    pub instances: Vec<Arc<Instance>>,
+    pub instances: Instances,
+}
+
+/// Which instances of a service a change touched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Touched {
+    /// The service itself: it appeared or is gone.
+    All,
+    Some(BTreeSet<Socket>),
+}
+
+impl Touched {
+    /// Adds what a later change touched.
+    pub fn merge(&mut self, later: Self) {
+        match (&mut *self, later) {
+            (Self::Some(sockets), Self::Some(mut later)) => sockets.append(&mut later),
+            _ => *self = Self::All,
+        }
+    }
 }
 
 /// One `address:port` that registered under a service.
@@ -43,6 +65,10 @@ pub struct Instance {
 }
 
 impl Instance {
+    pub fn socket(&self) -> Socket {
+        (self.address, self.port)
+    }
+
     /// What the registration calls itself: the payload's id, else the znode's own name.
     pub fn id(&self) -> &str {
         let name = || self.origin.znode.rsplit('/').next();

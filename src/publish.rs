@@ -8,6 +8,7 @@
 mod rejections;
 
 use std::{
+    collections::btree_map::Entry,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,7 +18,7 @@ use tracing::{debug, info};
 
 use self::rejections::Rejections;
 use crate::{
-    registry::{self, Batch, Changes, Index, View},
+    registry::{self, Batch, Changes, Index, Touched, View},
     snapshot::Snapshots,
     translate::{Translation, Update},
 };
@@ -81,7 +82,12 @@ impl Publisher {
                     break;
                 };
                 observed = observed.min(batch.observed.unwrap_or(now));
-                changes.append(&mut self.index.apply(batch));
+                for (name, touched) in self.index.apply(batch) {
+                    match changes.entry(name) {
+                        Entry::Vacant(entry) => drop(entry.insert(touched)),
+                        Entry::Occupied(mut entry) => entry.get_mut().merge(touched),
+                    }
+                }
             }
             self.publish(changes, observed);
         }
@@ -111,11 +117,13 @@ impl Publisher {
     fn translate(&mut self, view: &View, mut changes: Changes, observed: Instant) {
         let first = !std::mem::replace(&mut self.snapshots.loaded, true);
         if first {
-            changes.extend(view.services.keys().cloned());
+            let all = view.services.keys().cloned();
+            changes.extend(all.map(|name| (name, Touched::All)));
         }
-        let services = changes
-            .iter()
-            .map(|name| (&**name, view.services.get(name)));
+        let services = changes.iter().map(|(name, touched)| {
+            let service = view.services.get(name);
+            (&**name, service.map(|service| (service, touched)))
+        });
         let updates = self.translation.apply(services);
         let written = updates
             .into_iter()

@@ -17,13 +17,14 @@ pub mod name;
 pub mod reason;
 mod roster;
 
-use std::{collections::BTreeSet, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use imbl::OrdMap;
 
 use crate::model::Service;
 
+pub use crate::model::Touched;
 pub use format::FormatChoice;
 pub use index::Index;
 pub use metrics::Metrics;
@@ -99,7 +100,7 @@ pub struct Counts {
     pub rejected: usize,
 }
 
-/// The names of the services that a batch touched: they appeared, are gone, or changed in more than
+/// The services that a batch touched: they appeared, are gone, or changed in more than
 /// [`Instance::origin`](crate::model::Instance::origin). No client can see an origin, so a rewrite
 /// of equal data shows its new `mzxid` in the [`View`] and is no change.
-pub type Changes = BTreeSet<Arc<str>>;
+pub type Changes = BTreeMap<Arc<str>, Touched>;

@@ -1,7 +1,8 @@
 //! Translates services into xDS resources, for each kind of client.
 //!
 //! ```text
-//! Service ─┬─▶ endpoint ──▶ maglev ──▶ cluster     NAME for both kinds
+//! Service ─┬─▶ tally ──▶ maglev ──▶ cluster        NAME for both kinds
+//!          ├─▶ endpoint   NAME for both kinds; increments: of a large service each for itself
 //!          ├─▶ route      virtual hosts of `outbound` for Envoy, NAME for gRPC
 //!          └─▶ listener   `outbound` for Envoy, NAME for gRPC
 //!    on_demand            `outbound` for sidecars that load services on demand
@@ -21,6 +22,7 @@ mod name;
 mod on_demand;
 mod rendering;
 mod route;
+mod tally;
 mod wire;
 
 #[cfg(test)]
@@ -34,17 +36,18 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use self::{
     cluster::{EnvoyCluster, GrpcCluster},
-    endpoint::{EnvoyAssignment, GrpcAssignment},
-    increments::{Large, is_large},
+    endpoint::{envoy_assignment, grpc_assignment},
+    increments::{Large, is_large, member_names},
     listener::{GrpcListener, OutboundListener},
     maglev::TableSize,
     name::Suffix,
     on_demand::{OnDemandListener, OnDemandRoutes},
-    rendering::{Spec, render, render_later},
+    rendering::{render, render_later},
     route::{GrpcRoutes, VirtualHosts},
+    tally::Tally,
 };
 use crate::{
-    model::Service,
+    model::{Service, Touched},
     resource::{Edition, Resource, ResourceType, Version},
 };
 
@@ -97,6 +100,8 @@ struct Rendered {
     grpc: Versions,
     /// What those hold who take it one by one, if it is large.
     large: Option<Large>,
+    /// Kept up to date where there are many instances, or endpoints that are told one by one.
+    tally: Option<Box<Tally>>,
 }
 
 #[derive(Debug, Default)]
@@ -118,13 +123,14 @@ impl Translation {
         }
     }
 
-    /// The resources that change with these services: each named once, `None` where it is gone.
+    /// The resources that change with these services: each named once, `None` where it is gone, else with
+    /// what is another than in the call before.
     ///
     /// The first call, with the whole registry, also yields what there is without any service: a
     /// sidecar's listener and route configuration. There is one update for each edition.
     pub fn apply<'a>(
         &mut self,
-        changes: impl IntoIterator<Item = (&'a str, Option<&'a Arc<Service>>)>,
+        changes: impl IntoIterator<Item = (&'a str, Option<(&'a Arc<Service>, &'a Touched)>)>,
     ) -> Vec<Update> {
         let mut envoy = Update::new(Edition::Envoy);
         let mut grpc = Update::new(Edition::Grpc);
@@ -137,8 +143,9 @@ impl Translation {
                 None => self.remove(name, &mut envoy, &mut grpc, &mut increments),
             }
         }
-        for service in present {
-            self.put(service, &mut envoy, &mut grpc, &mut increments);
+        for (service, touched) in present {
+            let updates = [&mut envoy, &mut grpc, &mut increments];
+            self.put(service, touched, updates);
         }
         let address = self.config.outbound_listen;
         let listener = render(OutboundListener { address }, &mut self.listener);
@@ -172,9 +179,7 @@ impl Translation {
             increments
                 .remove
                 .push((ResourceType::Endpoint, name.clone()));
-            increments
-                .remove
-                .extend(rendered.large.iter().flat_map(Large::names));
+            increments.remove.extend(rendered.members());
         }
         for kind in [ResourceType::Cluster, ResourceType::Endpoint] {
             envoy.remove.push((kind, name.clone()));
@@ -189,39 +194,48 @@ impl Translation {
         }
     }
 
-    fn put(
-        &mut self,
-        service: &Arc<Service>,
-        envoy: &mut Update,
-        grpc: &mut Update,
-        increments: &mut Update,
-    ) {
+    fn put(&mut self, service: &Arc<Service>, touched: &Touched, updates: [&mut Update; 3]) {
         if !self.services.contains_key(&service.name) {
             self.hosts.insert(&service.name);
         }
         let rendered = self.services.entry(service.name.clone()).or_default();
-        let whole = rendered.put_envoy(service, &mut envoy.put);
-        rendered.put_grpc(service, &mut grpc.put);
-        if self.config.increments_above > 0 {
-            rendered.put_increments(service, whole, self.config.increments_above, increments);
-        }
+        rendered.put(service, touched, self.config.increments_above, updates);
     }
 }
 
 impl Rendered {
-    /// Returns the whole assignment if it is another than before.
-    fn put_envoy(
+    fn put(
         &mut self,
         service: &Arc<Service>,
-        put: &mut Vec<Arc<Resource>>,
-    ) -> Option<Arc<Resource>> {
-        let name = service.name.clone();
-        let assignment = EnvoyAssignment::new(service);
-        self.table = self.table.grown_for(assignment.weights());
+        touched: &Touched,
+        above: usize,
+        [envoy, grpc, increments]: [&mut Update; 3],
+    ) {
+        let before = self.tally.as_ref().map(|tally| tally.service().clone());
+        let tally = match (self.tally.take(), touched) {
+            (Some(mut tally), Touched::Some(sockets)) => {
+                tally.update(service, sockets);
+                tally
+            }
+            _ => Box::new(Tally::of(service)),
+        };
+        let whole = self.put_envoy(&tally, &mut envoy.put);
+        self.put_grpc(&tally, &mut grpc.put);
+        if above > 0 {
+            self.put_increments(before, service, touched, whole, above, increments);
+        }
+        let keep = service.instances.are_many() || self.large.is_some();
+        self.tally = keep.then_some(tally);
+    }
+
+    /// Returns the whole assignment if it is another than before.
+    fn put_envoy(&mut self, tally: &Tally, put: &mut Vec<Arc<Resource>>) -> Option<Arc<Resource>> {
+        let name = tally.service().name.clone();
+        self.table = tally.table(self.table);
         let table = self.table;
         let last = &mut self.envoy;
         put.extend(render(EnvoyCluster { name, table }, &mut last.cluster));
-        let whole = whole(service, &mut last.endpoints);
+        let whole = whole(tally.service(), tally.envoy(), &mut last.endpoints);
         put.extend(whole.clone());
         whole
     }
@@ -229,48 +243,66 @@ impl Rendered {
     /// `changed` is the whole assignment, if it is another than before.
     fn put_increments(
         &mut self,
+        before: Option<Arc<Service>>,
         service: &Arc<Service>,
+        touched: &Touched,
         changed: Option<Arc<Resource>>,
         above: usize,
         update: &mut Update,
     ) {
-        let before = self.large.take();
-        let was_large = before.is_some();
-        if is_large(service.instances.len(), above, was_large) {
-            let mut large = before.unwrap_or_else(|| Large::new(&service.name));
-            let difference = large.update(service);
-            if large.fits() {
+        let told = before.filter(|_| self.large.is_some());
+        if is_large(service.instances.len(), above, told.is_some()) {
+            let mut large = self.large.take().unwrap_or_default();
+            let difference = large.update(told.as_deref(), service, touched);
+            if large.fits(service) {
                 update.put.extend(difference.put);
                 update.remove.extend(difference.remove);
                 self.large = Some(large);
                 return;
             }
-            update.remove.extend(difference.undo(&large));
-        } else {
-            update.remove.extend(before.iter().flat_map(Large::names));
         }
-        // Who took it one by one holds another assignment, whether or not this one is a new one.
-        let whole = || whole(service, &mut None);
-        let again = was_large.then(whole).flatten();
-        update.put.extend(changed.or(again));
+        self.large = None;
+        let Some(told) = told else {
+            update.put.extend(changed);
+            return;
+        };
+        // Who took it one by one holds another assignment, whether or not this is a new one.
+        update.remove.extend(member_names(&told));
+        let version = self.envoy.endpoints.unwrap_or_default();
+        update.put.extend(whole(service, version, &mut None));
     }
 
-    fn put_grpc(&mut self, service: &Arc<Service>, put: &mut Vec<Arc<Resource>>) {
+    fn put_grpc(&mut self, tally: &Tally, put: &mut Vec<Arc<Resource>>) {
+        let service = tally.service();
         let name = || service.name.clone();
         let last = &mut self.grpc;
         put.extend(render(GrpcCluster { name: name() }, &mut last.cluster));
-        let assignment = GrpcAssignment::new(service);
         let shared = service.clone();
-        let encode = move || GrpcAssignment::new(&shared).body();
-        put.extend(render_later(&assignment, &mut last.endpoints, encode));
+        put.extend(render_later(
+            ResourceType::Endpoint,
+            &service.name,
+            tally.grpc(),
+            &mut last.endpoints,
+            move || grpc_assignment(&shared),
+        ));
         put.extend(render(GrpcListener { name: name() }, &mut last.listener));
         put.extend(render(GrpcRoutes { name: name() }, &mut last.routes));
+    }
+
+    /// The names of what is told one by one.
+    fn members(&self) -> impl Iterator<Item = (ResourceType, Arc<str>)> {
+        let told = self.tally.iter().filter(|_| self.large.is_some());
+        told.flat_map(|tally| member_names(tally.service()))
     }
 }
 
 /// A sidecar's assignment with all that is in it.
-fn whole(service: &Arc<Service>, last: &mut Option<Version>) -> Option<Arc<Resource>> {
+fn whole(
+    service: &Arc<Service>,
+    version: Version,
+    last: &mut Option<Version>,
+) -> Option<Arc<Resource>> {
     let shared = service.clone();
-    let encode = move || EnvoyAssignment::new(&shared).body();
-    render_later(&EnvoyAssignment::new(service), last, encode)
+    let encode = move || envoy_assignment(&shared);
+    render_later(ResourceType::Endpoint, &service.name, version, last, encode)
 }

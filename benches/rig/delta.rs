@@ -9,6 +9,8 @@ pub const METHOD: &str =
 pub const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 pub const ENDPOINT: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
 
+pub const MEMBER: &str = "type.googleapis.com/envoy.config.endpoint.v3.LbEndpoint";
+
 /// Names and versions that a client holds.
 pub type Versions = Vec<(String, String)>;
 
@@ -16,8 +18,9 @@ pub type Versions = Vec<(String, String)>;
 pub fn subscribe(node: &str, kind: &str, names: &[String], held: &[(String, String)]) -> Vec<u8> {
     let mut id = Vec::new();
     field(&mut id, 1, node.as_bytes());
-    // What Envoy calls itself.
+    // What Envoy calls itself, and a version (a message in a message): 1.40.
     field(&mut id, 6, b"envoy");
+    field(&mut id, 7, &[10, 4, 8, 1, 16, 40]);
     let mut request = Vec::new();
     field(&mut request, 1, &id);
     field(&mut request, 2, kind.as_bytes());
@@ -31,6 +34,25 @@ pub fn subscribe(node: &str, kind: &str, names: &[String], held: &[(String, Stri
         field(&mut request, 5, &entry);
     }
     request
+}
+
+/// Asks for the collections that a resource of another type names.
+pub fn open(body: &[u8]) -> Vec<u8> {
+    let mut request = Vec::new();
+    field(&mut request, 2, MEMBER.as_bytes());
+    let mut rest = body;
+    while let Some(start) = find(rest, b"xdstp://")
+        && let Some(length) = find(&rest[start..], b"/*")
+    {
+        let end = start + length + 2;
+        field(&mut request, 3, &rest[start..end]);
+        rest = &rest[end..];
+    }
+    request
+}
+
+fn find(bytes: &[u8], word: &[u8]) -> Option<usize> {
+    bytes.windows(word.len()).position(|window| window == word)
 }
 
 fn acknowledge(kind: &[u8], nonce: &[u8]) -> Vec<u8> {

@@ -182,6 +182,7 @@ pub fn named_as(
                 &[],
             )],
             expects: asked.len(),
+            collections: false,
             watch: Watch::Named(services),
         }
     };
@@ -191,6 +192,15 @@ pub fn named_as(
 /// Clients that all ask for one service: what a floor offers too, with one frame as a greeting.
 pub fn one(clients: usize, service: Service) -> Vec<Hello> {
     named(clients, |_| vec![service])
+}
+
+/// One client that takes the instances of its service one by one.
+pub fn by_ones(service: Service) -> Vec<Hello> {
+    let mut hellos = one(1, service);
+    for hello in &mut hellos {
+        hello.collections = true;
+    }
+    hellos
 }
 
 /// Clients that ask for all resources of a type, of which there are so many.
@@ -203,6 +213,7 @@ pub fn everything(clients: usize, kind: &str, services: usize, watch: &Watch) ->
             &[],
         )],
         expects: services,
+        collections: false,
         watch: watch.clone(),
     };
     (0..clients).map(hello).collect()

@@ -7,7 +7,11 @@
 
 use std::{cell::RefCell, collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{net::TcpStream, sync::Semaphore, task::JoinSet};
+use tokio::{
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+};
 
 use super::{
     delta,
@@ -15,7 +19,8 @@ use super::{
     journal::{Journal, Service, Stamp, Watch},
 };
 
-/// Connections being opened at once: more would overflow the listener's queue, and wait for seconds.
+/// Clients that connect or wait for their first answer at once: connections that nobody has taken yet
+/// would overflow the listener's queue, and wait for seconds.
 pub const OPENING: usize = 128;
 pub const RETRY: Duration = Duration::from_millis(20);
 
@@ -26,6 +31,8 @@ pub struct Hello {
     pub watch: Watch,
     /// How many resources and removals make it complete.
     pub expects: usize,
+    /// Asks for what the assignments name, instead of being told all in them.
+    pub collections: bool,
 }
 
 /// How a server talks.
@@ -53,18 +60,20 @@ impl Fleet {
         let opening = Arc::new(Semaphore::new(OPENING));
         for hello in hellos {
             journal.pages().add_client(&hello.watch);
-            let client = Client {
+            let mut client = Client {
                 journal: journal.clone(),
                 expects: hello.expects,
+                opened: hello.collections.then(Vec::new),
                 seen: HashMap::new(),
+                opening: None,
             };
             let opening = opening.clone();
             clients.spawn(async move {
                 let Ok(permit) = opening.acquire_owned().await else {
                     return;
                 };
+                client.opening = Some(permit);
                 let stream = connect(address).await;
-                drop(permit);
                 let journal = client.journal.clone();
                 let ended = match wire {
                     Wire::Delta => client.delta(&stream, address, &hello.requests).await,
@@ -97,7 +106,11 @@ pub async fn connect(address: SocketAddr) -> TcpStream {
 struct Client {
     journal: Arc<Journal>,
     expects: usize,
+    /// Requests for collections that are still to be sent, if it takes any.
+    opened: Option<Vec<Vec<u8>>>,
     seen: HashMap<Service, Stamp>,
+    /// Until the first answer.
+    opening: Option<OwnedSemaphorePermit>,
 }
 
 impl Client {
@@ -115,6 +128,9 @@ impl Client {
             write(stream, &mut connection.output).await?;
             read(stream, |bytes| connection.receive(bytes)).await?;
             connection.messages(|message| Some(self.response(message)));
+            for request in self.opened.iter_mut().flat_map(|opened| opened.drain(..)) {
+                connection.send(&request);
+            }
             if connection.ended {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
@@ -142,6 +158,11 @@ impl Client {
         let mut pages = self.journal.pages();
         let (removed, ack) = delta::read(message, |resource| {
             resources += 1;
+            if let Some(opened) = &mut self.opened
+                && !resource.name.starts_with(b"xdstp://")
+            {
+                opened.push(delta::open(resource.body));
+            }
             if let Some(stamp) = pages.stamp(resource.body)
                 && let Some(service) = service(resource.name)
             {
@@ -165,6 +186,7 @@ impl Client {
     }
 
     fn note(&mut self, resources: usize, removed: usize, bytes: usize) {
+        self.opening = None;
         let mut pages = self.journal.pages();
         pages.traffic.messages += 1;
         pages.traffic.resources += resources as u64;
@@ -180,9 +202,12 @@ impl Client {
     }
 }
 
-/// Services are called `s` and a number; istiod's clusters `outbound|8080||s5.mesh`.
+/// Services are called `s` and a number; istiod's clusters `outbound|8080||s5.mesh`, and what is told
+/// one by one `xdstp://AUTHORITY/TYPE/s5/…`.
 pub fn service(name: &[u8]) -> Option<Service> {
     let name = std::str::from_utf8(name).ok()?;
+    let own = name.strip_prefix("xdstp://");
+    let name = own.map_or(Some(name), |path| path.split('/').nth(2))?;
     let host = name.rsplit('|').next()?;
     let label = host.split('.').next()?;
     label.strip_prefix('s')?.parse().ok()

@@ -1,4 +1,4 @@
-//! `make bench`: what MeshKeeper costs, beside what nobody could do without and beside a peer.
+//! `make bench`: what MeshKeeper costs, beside what nobody could do without and beside peers.
 //!
 //! ```text
 //! core 0: MeshKeeper, a floor or a peer    core 1: ZooKeeper, the writer of changes, K clients

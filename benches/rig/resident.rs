@@ -7,7 +7,11 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use tokio::{net::TcpStream, sync::Semaphore, task::JoinSet};
+use tokio::{
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+};
 
 use super::{
     delta::{self, Resource},
@@ -41,6 +45,7 @@ impl Residents {
                 journal: journal.clone(),
                 node: experiment::node(client),
                 held: services.into_iter().map(Held::new).collect(),
+                opening: None,
                 answered: false,
             };
             clients.spawn(resident.live(address, opening.clone()));
@@ -74,6 +79,8 @@ struct Resident {
     journal: Arc<Journal>,
     node: String,
     held: Vec<Held>,
+    /// Until the first answer on the present stream.
+    opening: Option<OwnedSemaphorePermit>,
     /// On the present stream.
     answered: bool,
 }
@@ -81,13 +88,14 @@ struct Resident {
 impl Resident {
     async fn live(mut self, address: SocketAddr, opening: Arc<Semaphore>) {
         loop {
-            let Ok(permit) = opening.acquire().await else {
+            let Ok(permit) = opening.clone().acquire_owned().await else {
                 return;
             };
+            self.opening = Some(permit);
             let stream = load::connect(address).await;
-            drop(permit);
             let ended = self.stay(&stream, address).await;
             drop(ended);
+            self.opening = None;
             self.journal.pages().lost_streams += 1;
             if std::mem::take(&mut self.answered) {
                 self.journal.pages().synced -= 1;
@@ -123,6 +131,7 @@ impl Resident {
 
     /// Returns the request that acknowledges it.
     fn response(&mut self, message: &[u8]) -> Vec<u8> {
+        self.opening = None;
         let journal = self.journal.clone();
         let mut pages = journal.pages();
         let mut resources = 0;

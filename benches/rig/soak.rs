@@ -21,6 +21,7 @@ use super::{
     Rig,
     experiment::LIMIT,
     journal::{Journal, Service, Traffic, until},
+    machine,
     mesh::{MANY, Mesh},
     resident::Residents,
     server::Server,
@@ -51,21 +52,30 @@ struct Losses {
     needless: u64,
 }
 
+/// A restart: times are from the kill on.
+#[derive(Clone, Copy, Debug)]
+struct Back {
+    ready: Duration,
+    /// Every client was answered.
+    answered: Duration,
+    /// What the new process computed, and what clients were sent, by then.
+    cpu: Duration,
+    traffic: Traffic,
+}
+
 #[derive(Debug)]
 struct Trial {
     clients: usize,
     opened: Duration,
-    opening_cpu: Duration,
+    /// What the server and the load client computed until then.
+    opening_cpu: [Duration; 2],
     samples: Vec<Sample>,
     lags: Vec<f64>,
     changes: usize,
     took: Duration,
     cpu: Duration,
     steady: Losses,
-    /// From the kill until every client was answered again, and what the new process computed by then.
-    back: Duration,
-    back_cpu: Duration,
-    resent: Traffic,
+    back: Back,
     restarted: Losses,
 }
 
@@ -99,7 +109,8 @@ async fn run(mesh: &Mesh, clients: usize, length: Duration, rate: f64) -> Trial 
     touch_all(mesh).await;
     let journal = Arc::new(Journal::new(mesh.next_stamp()));
     let services = mesh.services();
-    let (start, cpu) = (Instant::now(), server.cpu());
+    let own = || machine::cpu(std::process::id());
+    let (start, cpu) = (Instant::now(), [server.cpu(), own()]);
     let fleet = Residents::open(server.clients, &journal, clients, |client| {
         let first = Service::try_from(client).unwrap_or(0) * 13;
         (0..WATCHED).map(|i| (first + i * 97) % services).collect()
@@ -108,7 +119,11 @@ async fn run(mesh: &Mesh, clients: usize, length: Duration, rate: f64) -> Trial 
         journal.synced(clients, LIMIT).await,
         "not all of {clients} clients got what they asked for"
     );
-    let (opened, opening_cpu) = (start.elapsed(), server.cpu().saturating_sub(cpu));
+    let opened = start.elapsed();
+    let opening_cpu = [
+        server.cpu().saturating_sub(cpu[0]),
+        own().saturating_sub(cpu[1]),
+    ];
     sleep(Duration::from_secs(2)).await;
     journal.pages().traffic = Traffic::default();
 
@@ -120,7 +135,7 @@ async fn run(mesh: &Mesh, clients: usize, length: Duration, rate: f64) -> Trial 
     let steady = losses(&journal).await;
 
     journal.pages().traffic = Traffic::default();
-    let (_, (back, back_cpu, resent)) = while_changing(
+    let (_, back) = while_changing(
         mesh,
         &journal,
         rate,
@@ -140,8 +155,6 @@ async fn run(mesh: &Mesh, clients: usize, length: Duration, rate: f64) -> Trial 
         cpu,
         steady,
         back,
-        back_cpu,
-        resent,
         restarted,
     }
 }
@@ -214,14 +227,11 @@ async fn sample(server: &Server, journal: &Journal, length: Duration) -> Vec<Sam
 }
 
 /// Kills the server and starts it again; when all were answered, and what they were sent by then.
-async fn restart(
-    server: &mut Server,
-    journal: &Journal,
-    clients: usize,
-) -> (Duration, Duration, Traffic) {
+async fn restart(server: &mut Server, journal: &Journal, clients: usize) -> Back {
     let start = Instant::now();
     server.kill();
     server.start_again().await;
+    let ready = start.elapsed();
     let back = || {
         let pages = journal.pages();
         pages.lost_streams >= clients && pages.synced >= clients
@@ -232,13 +242,18 @@ async fn restart(
         journal.pages().synced
     );
     let cpu = server.cpu();
-    let (last, resent) = {
+    let (last, traffic) = {
         let pages = journal.pages();
         (pages.last_synced, pages.traffic)
     };
     sleep(AFTER).await;
-    let took = last.map_or(Duration::ZERO, |last| last - start);
-    (took, cpu, resent)
+    let answered = last.map_or(Duration::ZERO, |last| last - start);
+    Back {
+        ready,
+        answered,
+        cpu,
+        traffic,
+    }
 }
 
 /// Once all has arrived, or was given up; counts begin anew.

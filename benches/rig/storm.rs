@@ -101,6 +101,7 @@ fn returning(clients: usize, versions: &Versions) -> Vec<Hello> {
             versions,
         )],
         expects: 1,
+        collections: false,
         watch: Watch::Nothing,
     };
     (0..clients).map(hello).collect()

@@ -1,5 +1,6 @@
 //! Line 39: a client that stops reading while thousands of changes are made. Its windows are as small
-//! as HTTP/2 begins with and its stream is not polled, so the server's first response does not fit.
+//! as HTTP/2 begins with and its stream is not polled, so the server's first response does not fit. What
+//! it asks for next costs the server nothing until it reads, which shows that the server is held up.
 
 use meshkeeper::resource::{Resource, ResourceType, Version};
 use tonic::transport::Channel;
@@ -9,7 +10,7 @@ use crate::support::{
     wait::until,
 };
 
-use ResourceType::{Cluster, Endpoint, Route};
+use ResourceType::{Cluster, Endpoint, Listener, Route};
 
 const NAMES: u64 = 20;
 /// What a first response has of each: 3 MB in all.
@@ -26,9 +27,9 @@ async fn line_39_an_increment_that_nobody_reads_is_coalesced_and_holds_up_nobody
     write_all(&server, Endpoint, 1);
     let mut slow = Delta::open(narrow(&server).await).await.unwrap();
     slow.subscribe(Endpoint, &["*"]).await;
-    let responses = "meshkeeper_xds_responses_total{type=\"endpoints\"}";
-    begun(&server, responses).await;
-    flood(&server, Endpoint).await;
+    begun(&server, Endpoint).await;
+    slow.subscribe(Listener, &["late"]).await;
+    flood(&server, Endpoint, Listener).await;
 
     // Had it been read meanwhile, this would not be as the resources were before the changes.
     let first = slow.next().await;
@@ -37,7 +38,10 @@ async fn line_39_an_increment_that_nobody_reads_is_coalesced_and_holds_up_nobody
         assert_eq!(told, version(1), "{name}");
     }
     slow.ack(&first).await;
-    let second = slow.next().await;
+    let mut both = [slow.next().await, slow.next().await];
+    both.sort_by_key(|response| response.type_url != Endpoint.type_url());
+    let [second, late] = both;
+    assert_eq!(told(&late), [("late", version(CHANGES).as_str())]);
     let mut latest = told(&second);
     latest.sort_unstable();
     let expected = expected();
@@ -49,10 +53,11 @@ async fn line_39_an_increment_that_nobody_reads_is_coalesced_and_holds_up_nobody
         second.removed_resources
     );
     slow.ack(&second).await;
+    slow.ack(&late).await;
     server.put(Route, "sentinel", 1);
     slow.subscribe(Route, &["sentinel"]).await;
     assert_eq!(slow.next().await.type_url, Route.type_url());
-    assert_eq!(server.metric(responses), Some(2.0));
+    assert_eq!(responses(&server, Endpoint), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -61,15 +66,21 @@ async fn line_39_a_set_that_nobody_reads_is_coalesced_and_holds_up_nobody() {
     write_all(&server, Cluster, 1);
     let mut slow = Sotw::open(narrow(&server).await).await.unwrap();
     slow.ask(Cluster, &[]).await;
-    let responses = "meshkeeper_xds_responses_total{type=\"clusters\"}";
-    begun(&server, responses).await;
-    flood(&server, Cluster).await;
+    begun(&server, Cluster).await;
+    slow.ask(Endpoint, &["late"]).await;
+    flood(&server, Cluster, Endpoint).await;
 
     let names = usize::try_from(NAMES).unwrap();
     let first = slow.next().await;
     assert_eq!(first.resources.len(), names);
     slow.ack(&first, &[]).await;
-    let second = slow.next().await;
+    let mut both = [slow.next().await, slow.next().await];
+    both.sort_by_key(|response| response.type_url != Cluster.type_url());
+    let [second, late] = both;
+    assert_eq!(
+        (late.resources.len(), &*late.type_url),
+        (1, Endpoint.type_url())
+    );
     assert_eq!(second.resources.len(), names, "the set as it is at last");
     let is = |byte: u64| move |value: &u8| u64::from(*value) == byte % 251;
     for resource in &first.resources {
@@ -81,10 +92,11 @@ async fn line_39_a_set_that_nobody_reads_is_coalesced_and_holds_up_nobody() {
         assert!(resource.value.iter().all(is(last)));
     }
     slow.ack(&second, &[]).await;
+    slow.ack(&late, &["late"]).await;
     server.put(Route, "sentinel", 1);
     slow.ask(Route, &["sentinel"]).await;
     assert_eq!(slow.next().await.type_url, Route.type_url());
-    assert_eq!(server.metric(responses), Some(2.0));
+    assert_eq!(responses(&server, Cluster), 2);
 }
 
 /// A connection that lets little through until its streams are read.
@@ -96,16 +108,24 @@ async fn narrow(server: &Server) -> Channel {
     endpoint.connect().await.unwrap()
 }
 
-async fn begun(server: &Server, responses: &str) {
+async fn begun(server: &Server, kind: ResourceType) {
     until("the first response is under way", async || {
-        (server.metric(responses) == Some(1.0)).then_some(())
+        (responses(server, kind) > 0).then_some(())
     })
     .await;
 }
 
+/// How many the server has made of this type.
+fn responses(server: &Server, kind: ResourceType) -> u64 {
+    let kind = kind.as_str();
+    let series = format!("meshkeeper_xds_responses_total{{type=\"{kind}\"}}");
+    let made = server.metric(&series).unwrap_or(0.0);
+    made.to_string().parse().unwrap()
+}
+
 /// Changes one resource after the other as fast as they can be published; others come and go. A client
-/// beside the slow one gets every beat while that one reads nothing.
-async fn flood(server: &Server, kind: ResourceType) {
+/// beside the slow one gets every beat while that one reads nothing, and is owed `late` all the time.
+async fn flood(server: &Server, kind: ResourceType, late: ResourceType) {
     server.put(Route, "beat", 0);
     let mut beside = server.delta().await;
     beside.subscribe(Route, &["beat"]).await;
@@ -120,12 +140,14 @@ async fn flood(server: &Server, kind: ResourceType) {
             server.remove(kind, &passing);
         }
         if change % BEAT == 0 {
+            server.put(late, "late", change);
             server.put(Route, "beat", change);
             let beat = beside.next().await;
             assert_eq!(told(&beat), [("beat", version(change).as_str())]);
             beside.ack(&beat).await;
         }
     }
+    assert_eq!(responses(server, late), 0, "nobody reads it yet");
     let written = usize::try_from(CHANGES).unwrap() * SIZE;
     let grown = resident().saturating_sub(before);
     assert!(

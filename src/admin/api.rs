@@ -100,8 +100,9 @@ pub struct ConfigQuery {
     name: Option<String>,
 }
 
-const CONFIG_REMEDY: &str = "ask as in /api/v1/config?kind=envoy&type=clusters: kind is envoy, grpc or onDemand, \
-     type is clusters, endpoints, listeners or routes, and name may pick one resource";
+const CONFIG_REMEDY: &str = "ask as in /api/v1/config?kind=envoy&type=clusters: kind is envoy, grpc, onDemand \
+     or increments, type is clusters, endpoints, lbEndpoints, listeners, routes or virtualHosts, and \
+     name may pick one resource";
 
 pub async fn config(State(sources): State<Sources>, query: Parameters<ConfigQuery>) -> Answer {
     let Query(query) = query.map_err(|rejection| bad_query(&rejection, CONFIG_REMEDY))?;
@@ -348,7 +349,9 @@ mod tests {
         let service = Service {
             name: "orders".into(),
             registry: "main".into(),
-            instances: vec![Arc::new(instance(Health::Healthy, 7))],
+            instances: [Arc::new(instance(Health::Healthy, 7))]
+                .into_iter()
+                .collect(),
         };
         assert_eq!(
             serde_json::to_value(ServiceView::of(&service)).unwrap(),

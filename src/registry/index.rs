@@ -21,9 +21,9 @@ use super::{
     format::Znode,
     name,
     reason::{Reason, quoted_path},
-    roster::{Roster, Touched},
+    roster::{Marks, Roster},
 };
-use crate::model::{Instance, Origin, Service};
+use crate::model::{Instance, Origin, Service, Socket, Touched};
 
 /// The `czxid` of a service whose own znode was not seen yet.
 const UNSEEN: i64 = i64::MAX;
@@ -51,8 +51,15 @@ struct Mirrored {
     roster: Result<Roster, Reason>,
 }
 
-/// The services that a batch touched, each with the paths of its touched znodes.
-type Dirty = BTreeMap<Arc<str>, BTreeSet<Arc<str>>>;
+/// The services that a batch touched, each with what it touched of it.
+type Dirty = BTreeMap<Arc<str>, Marked>;
+
+#[derive(Debug, Default)]
+struct Marked {
+    znodes: BTreeSet<Arc<str>>,
+    /// By address and port one that is or was registered there.
+    claims: BTreeMap<Socket, Arc<Instance>>,
+}
 
 /// Where a path of an event points to.
 enum Place<'a> {
@@ -103,7 +110,7 @@ impl Index {
         self.loaded |= batch.complete;
         dirty
             .into_iter()
-            .filter_map(|(name, touched)| self.settle(&name, touched).then_some(name))
+            .filter_map(|(name, marked)| Some((name.clone(), self.settle(&name, marked)?)))
             .collect()
     }
 
@@ -218,7 +225,11 @@ impl Index {
         };
         let touched = dirty.entry(Arc::clone(&name)).or_default();
         if let Ok(roster) = &mirrored.roster {
-            touched.extend(roster.znodes().cloned());
+            touched.znodes.extend(roster.znodes().cloned());
+            // It may be there again before anybody looks.
+            let instances = roster.instances();
+            let claims = instances.iter().map(|i| (i.socket(), Arc::clone(i)));
+            touched.claims.extend(claims);
             self.rename(&name, Some(mirrored.czxid), None, dirty);
         }
     }
@@ -279,8 +290,8 @@ impl Index {
         }
     }
 
-    /// Brings the view in line with a service; whether a client could see a difference.
-    fn settle(&mut self, name: &Arc<str>, mut touched: BTreeSet<Arc<str>>) -> bool {
+    /// Brings the view in line with a service; what of it a client could see to be another.
+    fn settle(&mut self, name: &Arc<str>, mut marked: Marked) -> Option<Touched> {
         let standing = self.standing(name);
         let served = standing == Standing::Served;
         let before = self.view.services.get(name).cloned();
@@ -301,10 +312,11 @@ impl Index {
         );
         let roster = self.services.get(name).and_then(|m| m.roster.as_ref().ok());
         if served != before.is_some() {
-            touched.extend(roster.into_iter().flat_map(Roster::znodes).cloned());
+            let znodes = roster.into_iter().flat_map(Roster::znodes);
+            marked.znodes.extend(znodes.cloned());
         }
         let serving = roster.filter(|_| served);
-        for znode in &touched {
+        for znode in &marked.znodes {
             let rejection = serving.and_then(|roster| roster.rejection(znode));
             show(
                 &mut self.view,
@@ -314,30 +326,31 @@ impl Index {
                 rejection,
             );
         }
-        let after = serving.map(|roster| Service {
-            name: Arc::clone(name),
-            registry: Arc::clone(&self.registry),
-            instances: roster.instances(),
-        });
-        self.replace(name, before.as_deref(), after)
-    }
-
-    fn replace(
-        &mut self,
-        name: &Arc<str>,
-        before: Option<&Service>,
-        after: Option<Service>,
-    ) -> bool {
-        let count = |service: Option<&Service>| service.map_or(0, |s| s.instances.len());
-        self.instances = self.instances - count(before) + count(after.as_ref());
-        let Some(after) = after else {
-            return self.view.services.remove(name).is_some();
-        };
-        match before.map_or(Difference::Visible, |before| difference(before, &after)) {
-            Difference::None => false,
-            difference => {
-                self.view.services.insert(Arc::clone(name), Arc::new(after));
-                difference == Difference::Visible
+        match (before, serving) {
+            (None, None) => None,
+            (Some(before), None) => {
+                self.instances -= before.instances.len();
+                self.view.services.remove(name);
+                Some(Touched::All)
+            }
+            (None, Some(roster)) => {
+                let service = Service {
+                    name: Arc::clone(name),
+                    registry: Arc::clone(&self.registry),
+                    instances: roster.instances(),
+                };
+                self.instances += service.instances.len();
+                self.view.services.insert(Arc::clone(name), service.into());
+                Some(Touched::All)
+            }
+            (Some(before), Some(roster)) => {
+                let (after, visible) = updated(&before, roster, &marked.claims);
+                if let Some(after) = after {
+                    self.instances += after.instances.len();
+                    self.instances -= before.instances.len();
+                    self.view.services.insert(Arc::clone(name), after.into());
+                }
+                (!visible.is_empty()).then_some(Touched::Some(visible))
             }
         }
     }
@@ -375,23 +388,37 @@ fn outranked(holder: &str) -> Reason {
     ))
 }
 
-#[derive(PartialEq, Eq)]
-enum Difference {
-    None,
-    /// In origins, which operators see and clients do not.
-    Origin,
-    Visible,
-}
-
-fn difference(before: &Service, after: &Service) -> Difference {
-    let pairs = || before.instances.iter().zip(&after.instances);
-    if before.instances.len() != after.instances.len() || !pairs().all(|(a, b)| alike(a, b)) {
-        Difference::Visible
-    } else if pairs().all(|(a, b)| Arc::ptr_eq(a, b) || a.origin == b.origin) {
-        Difference::None
-    } else {
-        Difference::Origin
+/// The service with what serves these addresses now, if anything is another, and where a client
+/// could see that. The rest is as it was.
+fn updated(
+    before: &Service,
+    roster: &Roster,
+    claims: &BTreeMap<Socket, Arc<Instance>>,
+) -> (Option<Service>, BTreeSet<Socket>) {
+    let mut after = None;
+    let mut visible = BTreeSet::new();
+    for (socket, claim) in claims {
+        let (was, is) = (before.instances.get(*socket), roster.serving(claim));
+        let same = match (was, is) {
+            (Some(was), Some(is)) => alike(was, is),
+            (was, is) => was.is_none() && is.is_none(),
+        };
+        if !same {
+            visible.insert(*socket);
+        }
+        match is {
+            Some(is) if was != Some(is) => {
+                let after: &mut Service = after.get_or_insert_with(|| before.clone());
+                after.instances.put(Arc::clone(is));
+            }
+            None if was.is_some() => {
+                let after = after.get_or_insert_with(|| before.clone());
+                after.instances.remove(*socket);
+            }
+            _ => {}
+        }
     }
+    (after, visible)
 }
 
 /// Whether two instances are equal but for their origin. Every field is named, so that a new one
@@ -412,12 +439,17 @@ fn alike(a: &Arc<Instance>, b: &Arc<Instance>) -> bool {
             && (a.id(), health, metadata) == (b.id(), &b.health, &b.metadata))
 }
 
-fn mark(dirty: &mut Dirty, service: &Arc<str>, touched: Touched) {
-    let names = touched.into_iter().flatten();
-    match dirty.get_mut(service) {
-        Some(znodes) => znodes.extend(names),
-        None => drop(dirty.insert(Arc::clone(service), names.collect())),
-    }
+fn mark(dirty: &mut Dirty, service: &Arc<str>, marks: Marks) {
+    // The name is copied where it is not there yet.
+    let marked = match dirty.get_mut(service) {
+        Some(marked) => marked,
+        None => dirty.entry(Arc::clone(service)).or_default(),
+    };
+    marked.znodes.extend(marks.znodes.into_iter().flatten());
+    let claims = marks.claims.into_iter().flatten();
+    marked
+        .claims
+        .extend(claims.map(|claim| (claim.socket(), claim)));
 }
 
 /// Shows a znode as rejected or not, and adds to `new` what was not shown before.

@@ -19,10 +19,16 @@ use super::{
     Rejected,
     reason::{Reason, quoted_path},
 };
-use crate::model::Instance;
+use crate::model::{Instance, Instances};
 
-/// The paths of the znodes whose standing a change may have touched.
-pub(super) type Touched = [Option<Arc<str>>; 3];
+/// What a change may have touched.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    /// The paths of the znodes that now may stand otherwise.
+    pub znodes: [Option<Arc<str>>; 3],
+    /// Whose address and port may be served by another: the former and the present value.
+    pub claims: [Option<Arc<Instance>>; 2],
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Roster {
@@ -87,11 +93,12 @@ impl Roster {
         znode: &Arc<str>,
         czxid: i64,
         outcome: Result<Instance, Rejected>,
-    ) -> Touched {
+    ) -> Marks {
         let past = self.znodes.remove(znode).map(|r| (r.czxid, r.good));
         let before = past
             .as_ref()
             .and_then(|(_, good)| self.release(good.as_ref()));
+        let was = past.as_ref().and_then(|(_, good)| good.clone());
         let kept = past.and_then(|(created, good)| good.filter(|_| created == czxid));
         let (good, bad) = match outcome {
             Ok(new) => {
@@ -101,36 +108,44 @@ impl Roster {
             Err(rejected) => (kept, Some(Box::new(rejected))),
         };
         let after = good.as_ref().and_then(|good| self.claim(good));
+        let claims = [was, good.clone()];
         let registration = Registration { czxid, good, bad };
         self.znodes.insert(Arc::clone(znode), registration);
-        [Some(Arc::clone(znode)), before, after]
+        Marks {
+            znodes: [Some(Arc::clone(znode)), before, after],
+            claims,
+        }
     }
 
     /// The znode is gone.
-    pub(super) fn delete(&mut self, znode: &str) -> Touched {
+    pub(super) fn delete(&mut self, znode: &str) -> Marks {
         let Some((znode, past)) = self.znodes.remove_entry(znode) else {
-            return [None, None, None];
+            return Marks::default();
         };
         let before = self.release(past.good.as_ref());
-        [Some(znode), before, None]
+        Marks {
+            znodes: [Some(znode), before, None],
+            claims: [past.good, None],
+        }
     }
 
     pub(super) fn znodes(&self) -> impl Iterator<Item = &Arc<str>> {
         self.znodes.keys()
     }
 
-    /// What serves: one instance for each `address:port`, in that order.
-    pub(super) fn instances(&self) -> Vec<Arc<Instance>> {
-        let mut serving: Vec<Arc<Instance>> = Vec::with_capacity(self.claims.len());
-        for Claim(instance) in &self.claims {
-            match serving.last_mut() {
-                Some(last) if (last.address, last.port) == (instance.address, instance.port) => {
-                    *last = Arc::clone(instance);
-                }
-                _ => serving.push(Arc::clone(instance)),
-            }
-        }
-        serving
+    /// What serves: one instance for each `address:port`.
+    pub(super) fn instances(&self) -> Instances {
+        // The newest of each is the last, which counts.
+        self.claims.iter().map(|Claim(i)| Arc::clone(i)).collect()
+    }
+
+    /// What serves the address and port of this one.
+    pub(super) fn serving(&self, instance: &Arc<Instance>) -> Option<&Arc<Instance>> {
+        let claim = Claim(Arc::clone(instance));
+        let mut newest = Instance::clone(instance);
+        newest.origin.czxid = i64::MAX;
+        let serving = self.claims.range(..=Claim(newest.into())).next_back()?;
+        claim.rivals(serving).then_some(&serving.0)
     }
 
     /// Why the znode is left out, or what of it is.

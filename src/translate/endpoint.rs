@@ -12,22 +12,13 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use prost::Message;
 
-use super::{rendering::Spec, wire};
-use crate::{
-    model::{Health, Instance, Metadata, Service},
-    resource::{Edition, ResourceType},
-};
+use super::wire;
+use crate::model::{Health, Instance, Metadata, Service};
 
 /// Where Envoy looks for what its load balancers may use.
 const LB_METADATA: &str = "envoy.lb";
 
-/// What a sidecar is told.
-#[derive(Debug, Hash)]
-pub(super) struct EnvoyAssignment<'a> {
-    name: &'a Arc<str>,
-    zones: BTreeMap<&'a str, Vec<EnvoyEndpoint<'a>>>,
-}
-
+/// What a sidecar is told of one instance.
 #[derive(Debug, Hash)]
 pub(super) struct EnvoyEndpoint<'a> {
     address: IpAddr,
@@ -37,31 +28,30 @@ pub(super) struct EnvoyEndpoint<'a> {
     metadata: &'a Metadata,
 }
 
-impl<'a> EnvoyAssignment<'a> {
-    pub fn new(service: &'a Service) -> Self {
-        let mut zones: BTreeMap<&str, Vec<_>> = BTreeMap::new();
-        for instance in canonical(&service.instances) {
-            if let Some(endpoint) = EnvoyEndpoint::new(instance) {
-                zones.entry(zone(instance)).or_default().push(endpoint);
-            }
-        }
-        let scale = Scale::new(zones.values().flatten().map(|e| u64::from(e.weight)));
-        for endpoint in zones.values_mut().flatten() {
-            endpoint.weight = scale.apply(u64::from(endpoint.weight));
-        }
-        Self {
-            name: &service.name,
-            zones,
+/// What a sidecar is told: the encoded assignment.
+pub(super) fn envoy_assignment(service: &Service) -> Vec<u8> {
+    let mut zones: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+    for instance in service.instances.iter() {
+        if let Some(endpoint) = EnvoyEndpoint::new(instance) {
+            zones.entry(zone(instance)).or_default().push(endpoint);
         }
     }
-
-    /// The weights of those that are sent requests.
-    pub fn weights(&self) -> impl Iterator<Item = u32> {
-        let endpoints = self.zones.values().flatten();
-        endpoints
-            .filter(|e| e.health == wire::HealthStatus::Healthy)
-            .map(|e| e.weight)
+    let scale = Scale::of(zones.values().flatten().map(|e| u64::from(e.weight)));
+    for endpoint in zones.values_mut().flatten() {
+        endpoint.weight = scale.apply(u64::from(endpoint.weight));
     }
+    let locality = |(zone, endpoints): (&&str, &Vec<EnvoyEndpoint<'_>>)| {
+        // No weight: Maglev spreads over all endpoints of all zones by their own weights.
+        wire::LocalityLbEndpoints {
+            locality: Some(wire::Locality {
+                zone: (*zone).to_owned(),
+                sub_zone: String::new(),
+            }),
+            lb_endpoints: endpoints.iter().map(EnvoyEndpoint::message).collect(),
+            ..wire::LocalityLbEndpoints::default()
+        }
+    };
+    assignment(&service.name, zones.iter().map(locality))
 }
 
 impl<'a> EnvoyEndpoint<'a> {
@@ -82,6 +72,10 @@ impl<'a> EnvoyEndpoint<'a> {
             health,
             metadata: &instance.metadata,
         })
+    }
+
+    pub fn is_sent_requests(&self) -> bool {
+        self.health == wire::HealthStatus::Healthy
     }
 
     pub fn message(&self) -> wire::LbEndpoint {
@@ -108,99 +102,62 @@ impl<'a> EnvoyEndpoint<'a> {
     }
 }
 
-impl Spec for EnvoyAssignment<'_> {
-    const EDITION: Edition = Edition::Envoy;
-    const KIND: ResourceType = ResourceType::Endpoint;
-
-    fn name(&self) -> Arc<str> {
-        self.name.clone()
-    }
-
-    fn body(&self) -> Vec<u8> {
-        let locality = |(zone, endpoints): (&&str, &Vec<EnvoyEndpoint<'_>>)| {
-            // No weight: Maglev spreads over all endpoints of all zones by their own weights.
-            wire::LocalityLbEndpoints {
-                locality: Some(wire::Locality {
-                    zone: (*zone).to_owned(),
-                    sub_zone: String::new(),
-                }),
-                lb_endpoints: endpoints.iter().map(EnvoyEndpoint::message).collect(),
-                ..wire::LocalityLbEndpoints::default()
-            }
-        };
-        assignment(self.name, self.zones.iter().map(locality))
-    }
-}
-
-/// What a gRPC client is told: only what it may send to.
+/// What a gRPC client is told of one instance.
 #[derive(Debug, Hash)]
-pub(super) struct GrpcAssignment<'a> {
-    name: &'a Arc<str>,
-    /// By zone and weight.
-    groups: BTreeMap<(&'a str, u32), Vec<(IpAddr, u16)>>,
+pub(super) struct GrpcEndpoint {
+    address: IpAddr,
+    port: u16,
+    weight: u32,
 }
 
-impl<'a> GrpcAssignment<'a> {
-    pub fn new(service: &'a Service) -> Self {
-        let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for instance in canonical(&service.instances) {
-            let weight = instance.weight.get();
-            if instance.health == Health::Healthy && weight > 0 {
-                let group = groups.entry((zone(instance), weight)).or_default();
-                group.push((instance.address, instance.port));
-            }
-        }
-        Self {
-            name: &service.name,
-            groups,
+impl GrpcEndpoint {
+    /// `None` for one that must not be sent requests.
+    pub fn new(instance: &Instance) -> Option<Self> {
+        let weight = instance.weight.get();
+        (instance.health == Health::Healthy && weight > 0).then_some(Self {
+            address: instance.address,
+            port: instance.port,
+            weight,
+        })
+    }
+
+    fn message(&self) -> wire::LbEndpoint {
+        wire::LbEndpoint {
+            endpoint: Some(endpoint(self.address, self.port)),
+            health_status: wire::HealthStatus::Healthy.into(),
+            metadata: None,
+            load_balancing_weight: None,
         }
     }
 }
 
-impl Spec for GrpcAssignment<'_> {
-    const EDITION: Edition = Edition::Grpc;
-    const KIND: ResourceType = ResourceType::Endpoint;
-
-    fn name(&self) -> Arc<str> {
-        self.name.clone()
+/// What a gRPC client is told: the encoded assignment, with what it may send to and nothing else.
+pub(super) fn grpc_assignment(service: &Service) -> Vec<u8> {
+    let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for instance in service.instances.iter() {
+        if let Some(endpoint) = GrpcEndpoint::new(instance) {
+            let group = groups.entry((zone(instance), endpoint.weight));
+            group.or_default().push(endpoint);
+        }
     }
-
-    fn body(&self) -> Vec<u8> {
-        let sum = |weight: u32, hosts: usize| u64::from(weight) * hosts as u64;
-        let sums = self
-            .groups
+    let sum = |weight: u32, hosts: &[_]| u64::from(weight) * hosts.len() as u64;
+    let scale = Scale::of(
+        groups
             .iter()
-            .map(|((_, w), hosts)| sum(*w, hosts.len()));
-        let scale = Scale::new(sums);
-        let localities = self.groups.iter().map(|((zone, weight), hosts)| {
-            let lb_endpoints = hosts.iter().map(|(address, port)| wire::LbEndpoint {
-                endpoint: Some(endpoint(*address, *port)),
-                health_status: wire::HealthStatus::Healthy.into(),
-                metadata: None,
-                load_balancing_weight: None,
-            });
-            wire::LocalityLbEndpoints {
-                locality: Some(wire::Locality {
-                    zone: (*zone).to_owned(),
-                    sub_zone: format!("w{weight}"),
-                }),
-                lb_endpoints: lb_endpoints.collect(),
-                load_balancing_weight: Some(scale.apply(sum(*weight, hosts.len()))),
-                leds_cluster_locality_config: None,
-            }
+            .map(|((_, weight), hosts)| sum(*weight, hosts)),
+    );
+    let localities = groups
+        .iter()
+        .map(|((zone, weight), hosts)| wire::LocalityLbEndpoints {
+            locality: Some(wire::Locality {
+                zone: (*zone).to_owned(),
+                sub_zone: format!("w{weight}"),
+            }),
+            lb_endpoints: hosts.iter().map(GrpcEndpoint::message).collect(),
+            load_balancing_weight: Some(scale.apply(sum(*weight, hosts))),
+            leds_cluster_locality_config: None,
         });
-        assignment(self.name, localities)
-    }
-}
-
-/// Instances by address and port, each once. The model promises as much; a client that is told an
-/// address twice rejects the assignment, so it is worth a look.
-fn canonical(instances: &[Arc<Instance>]) -> Vec<&Instance> {
-    let key = |instance: &&Instance| (instance.address, instance.port);
-    let mut instances: Vec<&Instance> = instances.iter().map(Arc::as_ref).collect();
-    instances.sort_by_key(key);
-    instances.dedup_by_key(|instance| key(instance));
-    instances
+    assignment(&service.name, localities)
 }
 
 pub(super) fn zone(instance: &Instance) -> &str {
@@ -232,15 +189,20 @@ fn endpoint(address: IpAddr, port: u16) -> wire::Endpoint {
 ///
 /// `Σ max(1, ⌊w / divisor⌋) ≤ total / divisor + count`, which the divisor keeps below the limit.
 #[derive(Debug)]
-struct Scale {
+pub(super) struct Scale {
     divisor: u64,
 }
 
 impl Scale {
     const LIMIT: u64 = u32::MAX as u64;
 
-    fn new(weights: impl Iterator<Item = u64>) -> Self {
+    fn of(weights: impl Iterator<Item = u64>) -> Self {
         let (count, total) = weights.fold((0, 0), |(n, sum), weight| (n + 1, sum + weight));
+        Self::new(count, total)
+    }
+
+    /// For so many weights of that sum.
+    pub fn new(count: u64, total: u64) -> Self {
         let divisor = if total <= Self::LIMIT {
             1
         } else {
@@ -249,7 +211,7 @@ impl Scale {
         Self { divisor }
     }
 
-    fn apply(&self, weight: u64) -> u32 {
+    pub fn apply(&self, weight: u64) -> u32 {
         u32::try_from(weight / self.divisor).map_or(u32::MAX, |weight| weight.max(1))
     }
 }
@@ -261,7 +223,7 @@ mod tests {
     use super::*;
 
     fn scaled(weights: &[u64]) -> Vec<u32> {
-        let scale = Scale::new(weights.iter().copied());
+        let scale = Scale::of(weights.iter().copied());
         weights.iter().map(|weight| scale.apply(*weight)).collect()
     }
 

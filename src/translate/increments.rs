@@ -11,7 +11,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write,
-    net::IpAddr,
     sync::Arc,
 };
 
@@ -23,30 +22,19 @@ use super::{
     wire,
 };
 use crate::{
-    model::{Instance, Service},
+    model::{Instance, Service, Socket, Touched},
     resource::{Edition, Resource, ResourceType, STAMP, Version},
 };
 
 const AUTHORITY: &str = "meshkeeper";
 
-type Key = (IpAddr, u16);
-
-/// What sidecars were last told of a large service.
-#[derive(Debug)]
+/// What sidecars were last told of a large service, beside the service itself.
+#[derive(Debug, Default)]
 pub(super) struct Large {
-    service: Arc<str>,
-    members: BTreeMap<Key, Member>,
-    /// How many members each has.
+    /// How many endpoints each has.
     zones: BTreeMap<Arc<str>, usize>,
     weight: u64,
     assignment: Option<Version>,
-}
-
-#[derive(Debug)]
-struct Member {
-    zone: Arc<str>,
-    weight: u32,
-    version: Version,
 }
 
 /// What a change means for those who hold the collections.
@@ -54,17 +42,38 @@ struct Member {
 pub(super) struct Difference {
     pub put: Vec<Arc<Resource>>,
     pub remove: Vec<(ResourceType, Arc<str>)>,
-    /// Those of the names in `put` that were not told before.
-    new: BTreeSet<Arc<str>>,
 }
 
-impl Difference {
-    /// What to remove where `large`, with this difference in it, is not told after all.
-    pub fn undo(self, large: &Large) -> impl Iterator<Item = (ResourceType, Arc<str>)> {
-        let held = large
-            .names()
-            .filter(move |(_, name)| !self.new.contains(name));
-        held.chain(self.remove)
+/// An endpoint as a resource, but for the encoding.
+struct Member<'a> {
+    instance: &'a Arc<Instance>,
+    zone: &'a str,
+    weight: u32,
+    version: Version,
+}
+
+impl<'a> Member<'a> {
+    /// `None` where there is nothing to tell.
+    fn of(service: &'a Service, socket: Socket) -> Option<Self> {
+        let instance = service.instances.get(socket)?;
+        let (zone, endpoint) = (zone(instance), EnvoyEndpoint::new(instance)?);
+        let kind = (Edition::Increments, ResourceType::LbEndpoint);
+        let version = Version::of(&(RENDERING, kind, zone, &endpoint));
+        Some(Self {
+            instance,
+            zone,
+            weight: endpoint.weight,
+            version,
+        })
+    }
+
+    fn resource(&self, name: Arc<str>) -> Resource {
+        let shared = self.instance.clone();
+        let encode = move || {
+            let endpoint = EnvoyEndpoint::new(&shared);
+            endpoint.map_or_else(Vec::new, |endpoint| endpoint.message().encode_to_vec())
+        };
+        Resource::deferred(ResourceType::LbEndpoint, name, self.version, encode)
     }
 }
 
@@ -73,112 +82,104 @@ pub(super) fn is_large(instances: usize, above: usize, was: bool) -> bool {
     above > 0 && (instances > above || (was && instances > above / 2))
 }
 
-impl Large {
-    pub fn new(service: &Arc<str>) -> Self {
-        Self {
-            service: service.clone(),
-            members: BTreeMap::new(),
-            zones: BTreeMap::new(),
-            weight: 0,
-            assignment: None,
-        }
-    }
+/// The names of all that a large service is told as.
+pub(super) fn member_names(service: &Service) -> Vec<(ResourceType, Arc<str>)> {
+    let told = service
+        .instances
+        .iter()
+        .filter(|i| EnvoyEndpoint::new(i).is_some());
+    let names = told.map(|i| member_name(&service.name, zone(i), i.socket()));
+    names.map(|name| (ResourceType::LbEndpoint, name)).collect()
+}
 
+impl Large {
     /// Whether collections can say what there is.
-    pub fn fits(&self) -> bool {
-        let marked = self.service.contains(STAMP) || self.zones.keys().any(|z| z.contains(STAMP));
+    pub fn fits(&self, service: &Service) -> bool {
+        let marked = |name: &str| name.contains(STAMP);
+        let marked = marked(&service.name) || self.zones.keys().any(|zone| marked(zone));
         u32::try_from(self.weight).is_ok() && !marked
     }
 
-    /// Takes the whole service over.
-    pub fn update(&mut self, service: &Service) -> Difference {
+    /// What was told is `before`, what is to be told `after`.
+    pub fn update(
+        &mut self,
+        before: Option<&Service>,
+        after: &Service,
+        touched: &Touched,
+    ) -> Difference {
         let mut difference = Difference::default();
-        let mut touched: BTreeSet<Key> = self.members.keys().copied().collect();
-        let now: BTreeMap<Key, &Instance> = service
-            .instances
-            .iter()
-            .map(|instance| ((instance.address, instance.port), &**instance))
-            .collect();
-        touched.extend(now.keys());
-        for key in touched {
-            self.settle(key, now.get(&key).copied(), &mut difference);
+        let all = || {
+            let services = before.into_iter().chain([after]);
+            let instances = services.flat_map(|service| service.instances.iter());
+            instances.map(|i| i.socket()).collect()
+        };
+        let sockets: BTreeSet<Socket> = match (before, touched) {
+            (Some(_), Touched::Some(sockets)) => sockets.clone(),
+            _ => all(),
+        };
+        for socket in sockets {
+            self.settle(socket, before, after, &mut difference);
         }
-        difference.put.extend(self.assignment());
+        difference.put.extend(self.assignment(&after.name));
         difference
     }
 
-    /// All names that it was told under.
-    pub fn names(&self) -> impl Iterator<Item = (ResourceType, Arc<str>)> {
-        let members = self.members.iter();
-        let names = members.map(|(key, member)| member_name(&self.service, &member.zone, *key));
-        names.map(|name| (ResourceType::LbEndpoint, name))
-    }
-
-    fn settle(&mut self, key: Key, instance: Option<&Instance>, difference: &mut Difference) {
-        let now = instance.and_then(|i| Some((zone(i), EnvoyEndpoint::new(i)?)));
-        let before = self.members.remove(&key);
-        if let Some(before) = &before {
-            self.leave(before);
+    fn settle(
+        &mut self,
+        socket: Socket,
+        before: Option<&Service>,
+        after: &Service,
+        difference: &mut Difference,
+    ) {
+        let was = before.and_then(|service| Member::of(service, socket));
+        let is = Member::of(after, socket);
+        let name = |zone| member_name(&after.name, zone, socket);
+        if let Some(was) = &was {
+            self.leave(was);
+            if is.as_ref().is_none_or(|is| is.zone != was.zone) {
+                let gone = (ResourceType::LbEndpoint, name(was.zone));
+                difference.remove.push(gone);
+            }
         }
-        let moved = |before: &&Member| now.as_ref().is_none_or(|(zone, _)| **zone != *before.zone);
-        if let Some(before) = before.as_ref().filter(moved) {
-            let name = member_name(&self.service, &before.zone, key);
-            difference.remove.push((ResourceType::LbEndpoint, name));
-        }
-        let Some((zone, endpoint)) = now else {
+        let Some(is) = is else {
             return;
         };
-        let kind = (Edition::Increments, ResourceType::LbEndpoint);
-        let member = Member {
-            zone: self.join(zone, endpoint.weight),
-            weight: endpoint.weight,
-            version: Version::of(&(RENDERING, kind, zone, &endpoint)),
-        };
-        let known = before.filter(|before| before.zone == member.zone);
-        if known
-            .as_ref()
-            .is_none_or(|known| known.version != member.version)
-        {
-            let name = member_name(&self.service, zone, key);
-            let body = endpoint.message().encode_to_vec();
-            let resource = Resource::new(ResourceType::LbEndpoint, name, member.version, &body);
-            if known.is_none() {
-                difference.new.insert(resource.name.clone());
-            }
+        self.join(&is);
+        let known = was.filter(|was| was.zone == is.zone);
+        if known.is_none_or(|known| known.version != is.version) {
+            let resource = is.resource(name(is.zone));
             difference.put.push(Arc::new(resource));
         }
-        self.members.insert(key, member);
     }
 
-    fn join(&mut self, zone: &str, weight: u32) -> Arc<str> {
-        self.weight += u64::from(weight);
-        let known = self.zones.get_key_value(zone).map(|(zone, _)| zone.clone());
-        let zone = known.unwrap_or_else(|| zone.into());
-        *self.zones.entry(zone.clone()).or_default() += 1;
-        zone
+    fn join(&mut self, member: &Member<'_>) {
+        self.weight += u64::from(member.weight);
+        match self.zones.get_mut(member.zone) {
+            Some(count) => *count += 1,
+            None => drop(self.zones.insert(member.zone.into(), 1)),
+        }
     }
 
-    fn leave(&mut self, member: &Member) {
+    fn leave(&mut self, member: &Member<'_>) {
         self.weight -= u64::from(member.weight);
-        if let Some(count) = self.zones.get_mut(&member.zone) {
+        if let Some(count) = self.zones.get_mut(member.zone) {
             *count -= 1;
             if *count == 0 {
-                self.zones.remove(&member.zone);
+                self.zones.remove(member.zone);
             }
         }
     }
 
     /// The assignment, if it is another than before: it depends on the zones alone.
-    fn assignment(&mut self) -> Option<Arc<Resource>> {
+    fn assignment(&mut self, service: &Arc<str>) -> Option<Arc<Resource>> {
         let kind = (Edition::Increments, ResourceType::Endpoint);
         let zones: Vec<Arc<str>> = self.zones.keys().cloned().collect();
-        let version = Version::of(&(RENDERING, kind, &self.service, &zones));
+        let version = Version::of(&(RENDERING, kind, service, &zones));
         if self.assignment.replace(version) == Some(version) {
             return None;
         }
-        let body = assignment(&self.service, &zones);
-        let service = self.service.clone();
-        let resource = Resource::new(ResourceType::Endpoint, service, version, &body);
+        let body = assignment(service, &zones);
+        let resource = Resource::new(ResourceType::Endpoint, service.clone(), version, &body);
         Some(Arc::new(resource.stamped()))
     }
 }
@@ -214,7 +215,7 @@ fn collection(service: &str, zone: &str) -> String {
     format!("xdstp://{AUTHORITY}/{message}/{service}/{STAMP}/{zone}")
 }
 
-fn member_name(service: &str, zone: &str, (address, port): Key) -> Arc<str> {
+fn member_name(service: &str, zone: &str, (address, port): Socket) -> Arc<str> {
     let address = address.to_string().replace(':', "-");
     format!("{}/{address}_{port}", collection(service, zone)).into()
 }

@@ -28,8 +28,8 @@ impl TableSize {
     }
 
     /// The smallest size from this one up whose shares fit the weights, else the largest one.
-    /// Weights of 0 take no part.
-    pub fn grown_for(self, weights: impl IntoIterator<Item = u32>) -> Self {
+    /// `weights` are distinct and over 0, in ascending order, each with how many hosts have it.
+    pub fn grown_for(self, weights: impl IntoIterator<Item = (u32, u64)>) -> Self {
         if self == Self::LARGEST {
             return self;
         }
@@ -63,16 +63,12 @@ struct Group {
 }
 
 impl Shares {
-    fn new(weights: impl IntoIterator<Item = u32>) -> Self {
-        let mut weights: Vec<u32> = weights.into_iter().filter(|w| *w > 0).collect();
-        weights.sort_unstable();
-        let groups: Vec<Group> = weights
-            .chunk_by(PartialEq::eq)
-            .map(|equal| Group {
-                weight: u64::from(equal[0]),
-                hosts: equal.len() as u64,
-            })
-            .collect();
+    fn new(weights: impl IntoIterator<Item = (u32, u64)>) -> Self {
+        let group = |(weight, hosts)| Group {
+            weight: u64::from(weight),
+            hosts,
+        };
+        let groups: Vec<Group> = weights.into_iter().map(group).collect();
         Self {
             greatest: groups.last().map_or(1, |group| group.weight),
             total: groups
@@ -155,6 +151,14 @@ mod tests {
 
     use super::*;
 
+    fn counted(weights: &[u32]) -> std::collections::BTreeMap<u32, u64> {
+        let mut counted = std::collections::BTreeMap::new();
+        for weight in weights.iter().filter(|weight| **weight > 0) {
+            *counted.entry(*weight).or_default() += 1;
+        }
+        counted
+    }
+
     /// Fills a table as Envoy does, turn by turn, and returns what each host holds.
     fn simulate(weights: &[u32], size: u64) -> Vec<u64> {
         let greatest = u64::from(*weights.iter().max().unwrap());
@@ -189,7 +193,7 @@ mod tests {
 
     #[allow(clippy::cast_precision_loss)]
     fn error(weights: &[u32], size: u64) -> f64 {
-        let (error, whole) = Shares::new(weights.iter().copied()).error(size);
+        let (error, whole) = Shares::new(counted(weights)).error(size);
         error as f64 / whole as f64
     }
 
@@ -261,11 +265,7 @@ mod tests {
 
     #[test]
     fn few_hosts_take_the_smallest_table_and_many_a_larger_one() {
-        let size = |weights: &[u32]| {
-            TableSize::default()
-                .grown_for(weights.iter().copied())
-                .get()
-        };
+        let size = |weights: &[u32]| TableSize::default().grown_for(counted(weights)).get();
         assert_eq!(size(&[]), 4_093);
         assert_eq!(size(&[0, 0]), 4_093);
         assert_eq!(size(&[100]), 4_093);
@@ -284,8 +284,8 @@ mod tests {
     #[test]
     fn a_table_never_shrinks() {
         for size in TableSize::ALL {
-            assert_eq!(size.grown_for([100]), size);
-            assert!(size.grown_for(vec![100; 10_000]) >= size);
+            assert_eq!(size.grown_for([(100, 1)]), size);
+            assert!(size.grown_for([(100, 10_000)]) >= size);
         }
     }
 }

@@ -201,6 +201,41 @@ proptest! {
         prop_assert_eq!(&held_after(&reversed), &held, "bytes and versions");
     }
 
+    /// But for the size of a table, which only grows.
+    #[test]
+    fn what_is_told_of_the_changes_alone_is_what_is_told_of_the_whole(
+        (count, above) in prop_oneof![(0..9usize, Just(0)), (126..132usize, Just(0)), (126..132usize, Just(100))],
+        steps in prop::collection::vec(prop::collection::vec((any_instance(), any::<bool>()), 1..4), 0..9),
+    ) {
+        let config = || Config { increments_above: above, ..config() };
+        let mut translation = Translation::new(config());
+        let mut client = Client::default();
+        let at = |at: usize| instance(&format!("10.9.{}.{}:80", at / 100, at % 100), 100);
+        let mut now = service("a", (0..count).map(at));
+        client.take(translation.apply([("a", Some((&now, &Touched::All)))]));
+        for step in steps {
+            let mut next = Service::clone(&now);
+            let mut touched = BTreeSet::new();
+            for (instance, stays) in step {
+                touched.insert(instance.socket());
+                if stays {
+                    next.instances.put(Arc::new(instance));
+                } else {
+                    next.instances.remove(instance.socket());
+                }
+            }
+            now = Arc::new(next);
+            client.take(translation.apply([("a", Some((&now, &Touched::Some(touched))))]));
+        }
+        let mut anew = Client::default();
+        anew.take(Translation::new(config()).apply([("a", Some((&now, &Touched::All)))]));
+        let but_clusters = |mut client: Client| {
+            client.resources.retain(|(_, kind, _), _| *kind != ResourceType::Cluster);
+            client
+        };
+        prop_assert_eq!(but_clusters(client), but_clusters(anew));
+    }
+
     /// So few instances need no larger table, which would stay.
     #[test]
     fn the_way_to_a_state_leaves_no_trace_in_it(
@@ -211,7 +246,7 @@ proptest! {
         client.take(translation.apply([]));
         let mut present: BTreeMap<Arc<str>, Arc<Service>> = BTreeMap::new();
         for (service, stays) in history {
-            client.take(translation.apply([(&*service.name, stays.then_some(&service))]));
+            client.take(translation.apply([(&*service.name, stays.then_some((&service, &Touched::All)))]));
             if stays {
                 present.insert(service.name.clone(), service);
             } else {

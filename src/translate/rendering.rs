@@ -37,26 +37,20 @@ pub(super) fn render<S: Spec + Send + 'static>(
     spec: S,
     last: &mut Option<Version>,
 ) -> Option<Arc<Resource>> {
-    let version = version(&spec, last)?;
-    let name = spec.name();
-    let resource = Resource::deferred(S::KIND, name, version, move || spec.body());
-    Some(Arc::new(resource))
+    let version = Version::of(&(RENDERING, S::EDITION, S::KIND, &spec));
+    render_later(S::KIND, &spec.name(), version, last, move || spec.body())
 }
 
-/// Likewise for a specification that only looks at what `encode` shares.
-pub(super) fn render_later<S: Spec>(
-    spec: &S,
+/// Likewise for one whose version is known without a specification.
+pub(super) fn render_later(
+    kind: ResourceType,
+    name: &Arc<str>,
+    version: Version,
     last: &mut Option<Version>,
     encode: impl FnOnce() -> Vec<u8> + Send + 'static,
 ) -> Option<Arc<Resource>> {
-    let version = version(spec, last)?;
-    let resource = Resource::deferred(S::KIND, spec.name(), version, encode);
-    Some(Arc::new(resource))
-}
-
-fn version<S: Spec>(spec: &S, last: &mut Option<Version>) -> Option<Version> {
-    let version = Version::of(&(RENDERING, S::EDITION, S::KIND, spec));
-    (last.replace(version) != Some(version)).then_some(version)
+    let changed = last.replace(version) != Some(version);
+    changed.then(|| Arc::new(Resource::deferred(kind, name.clone(), version, encode)))
 }
 
 pub(super) fn any<M: Message + Name>(message: &M) -> Any {

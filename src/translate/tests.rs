@@ -37,19 +37,19 @@ pub(super) fn instance(at: &str, weight: u32) -> Instance {
 }
 
 pub(super) fn service(name: &str, instances: impl IntoIterator<Item = Instance>) -> Arc<Service> {
-    let mut instances: Vec<_> = instances.into_iter().map(Arc::new).collect();
-    instances.sort_by_key(|i| (i.address, i.port));
     Arc::new(Service {
         name: name.into(),
         registry: "main".into(),
-        instances,
+        instances: instances.into_iter().map(Arc::new).collect(),
     })
 }
 
 pub(super) fn changes(
     services: &[Arc<Service>],
-) -> impl Iterator<Item = (&str, Option<&Arc<Service>>)> {
-    services.iter().map(|s| (&*s.name, Some(s)))
+) -> impl Iterator<Item = (&str, Option<(&Arc<Service>, &Touched)>)> {
+    services
+        .iter()
+        .map(|s| (&*s.name, Some((s, &Touched::All))))
 }
 
 /// What a client of each kind holds after some updates.
@@ -149,7 +149,7 @@ fn a_change_of_weight_costs_one_assignment_for_each_kind() {
         "orders",
         [instance("10.0.0.1:80", 9), instance("10.0.0.2:80", 1)],
     );
-    let updates = translation.apply([("orders", Some(&heavier))]);
+    let updates = translation.apply([("orders", Some((&heavier, &Touched::All)))]);
     assert_eq!(
         put_names(&updates),
         [
@@ -165,7 +165,7 @@ fn metadata_concerns_sidecars_alone() {
     let mut told = instance("10.0.0.1:80", 1);
     told.metadata = BTreeMap::from([("version".to_owned(), "2".to_owned())]).into();
     let told = service("orders", [told]);
-    let updates = translation.apply([("orders", Some(&told))]);
+    let updates = translation.apply([("orders", Some((&told, &Touched::All)))]);
     assert_eq!(
         put_names(&updates),
         [(Edition::Envoy, ResourceType::Endpoint, "orders")]
@@ -180,7 +180,7 @@ fn what_clients_cannot_see_yields_nothing() {
     rewritten.origin.mzxid = 99;
     let rewritten = service("orders", [rewritten]);
     assert_eq!(
-        put_names(&translation.apply([("orders", Some(&rewritten))])),
+        put_names(&translation.apply([("orders", Some((&rewritten, &Touched::All)))])),
         []
     );
 }
@@ -217,7 +217,7 @@ fn a_service_that_comes_back_has_its_old_versions() {
 fn a_service_without_instances_keeps_cluster_assignment_and_virtual_host() {
     let (mut translation, mut client) = mesh(&[service("orders", [instance("10.0.0.1:80", 1)])]);
     let before: Vec<_> = client.resources.keys().cloned().collect();
-    client.take(translation.apply([("orders", Some(&service("orders", [])))]));
+    client.take(translation.apply([("orders", Some((&service("orders", []), &Touched::All)))]));
     let after: Vec<_> = client.resources.keys().cloned().collect();
     assert_eq!(before, after);
     assert_eq!(domains(&client)[0].1, ["orders", "orders.mesh"]);
@@ -247,7 +247,7 @@ fn a_name_that_is_taken_costs_the_other_service_its_second_domain() {
         [("a".into(), vec!["a".into(), "a.mesh".into()])]
     );
 
-    client.take(translation.apply([("a.mesh", Some(&named("a.mesh")))]));
+    client.take(translation.apply([("a.mesh", Some((&named("a.mesh"), &Touched::All)))]));
     assert_eq!(domains(&client), both);
 
     client.take(translation.apply([("a", None)]));
@@ -259,7 +259,7 @@ fn a_service_may_come_back_in_other_case_with_one_change() {
     for (old, new) in [("Orders", "orders"), ("orders", "Orders")] {
         let (mut translation, mut client) = mesh(&[service(old, [])]);
         let renamed = service(new, []);
-        let mut changes = [(old, None), (new, Some(&renamed))];
+        let mut changes = [(old, None), (new, Some((&renamed, &Touched::All)))];
         changes.sort_by_key(|(name, _)| *name);
         client.take(translation.apply(changes));
         assert_eq!(client, mesh(&[renamed]).1, "{old} → {new}");
@@ -274,19 +274,19 @@ fn the_maglev_table_grows_with_the_service_and_does_not_shrink() {
     };
     let (mut translation, mut client) = mesh(&[of(3)]);
     let small = client.table("orders");
-    client.take(translation.apply([("orders", Some(&of(200)))]));
+    client.take(translation.apply([("orders", Some((&of(200), &Touched::All)))]));
     let grown = client.table("orders");
     assert_ne!(small, grown);
 
     assert_eq!(
-        put_names(&translation.apply([("orders", Some(&of(3)))])),
+        put_names(&translation.apply([("orders", Some((&of(3), &Touched::All)))])),
         [
             (Edition::Envoy, ResourceType::Endpoint, "orders"),
             (Edition::Grpc, ResourceType::Endpoint, "orders"),
         ]
     );
     client.take(translation.apply([("orders", None)]));
-    client.take(translation.apply([("orders", Some(&of(3)))]));
+    client.take(translation.apply([("orders", Some((&of(3), &Touched::All)))]));
     assert_eq!(client.table("orders"), small, "a new cluster begins anew");
 }
 

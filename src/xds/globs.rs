@@ -23,6 +23,10 @@ use crate::{
     snapshot::{Cursor, ResourceSet},
 };
 
+/// Under how many names a client may know one collection: one that goes over from one to the next needs
+/// two.
+const NAMES: usize = 8;
+
 /// What a stream subscribes to of a type that has collections.
 #[derive(Debug, Default)]
 pub struct Globs {
@@ -50,6 +54,9 @@ impl Globs {
             Some((collection, stamp)) => {
                 let open = self.open.entry(collection.clone()).or_default();
                 open.insert(stamp, None);
+                if open.len() > NAMES {
+                    open.pop_first();
+                }
                 self.due.insert(collection);
             }
             None => drop(self.strange.insert(name.into())),

@@ -1,6 +1,6 @@
 //! The index against a naive model: random batches, then everything built anew from the znodes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use proptest::{prelude::*, sample::select};
@@ -288,10 +288,21 @@ fn visible(view: &View) -> BTreeMap<Arc<str>, Vec<Instance>> {
 fn differing(before: &View, after: &View) -> Changes {
     let (before, after) = (visible(before), visible(after));
     let names = before.keys().chain(after.keys());
+    let differ = |name: &Arc<str>| match (before.get(name), after.get(name)) {
+        (Some(before), Some(after)) => Touched::Some(differing_sockets(before, after)),
+        _ => Touched::All,
+    };
     names
         .filter(|n| before.get(*n) != after.get(*n))
-        .cloned()
+        .map(|name| (name.clone(), differ(name)))
         .collect()
+}
+
+fn differing_sockets(before: &[Instance], after: &[Instance]) -> BTreeSet<Socket> {
+    let lacks = |all: &[Instance], one: &Instance| !all.contains(one);
+    let gone = before.iter().filter(|i| lacks(after, i));
+    let new = after.iter().filter(|i| lacks(before, i));
+    gone.chain(new).map(Instance::socket).collect()
 }
 
 proptest! {

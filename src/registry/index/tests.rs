@@ -42,7 +42,7 @@ fn apply(index: &mut Index, events: impl Into<Vec<Event>>) -> Vec<String> {
     let instances: usize = view.services.values().map(|s| s.instances.len()).sum();
     assert_eq!(counts.instances, instances);
     assert_eq!(counts.rejected, view.rejected.len());
-    changes.iter().map(ToString::to_string).collect()
+    changes.keys().map(ToString::to_string).collect()
 }
 
 /// `address:port` and the last element of the path of what a service serves.
@@ -101,7 +101,7 @@ fn the_instance_says_where_it_comes_from() {
     let view = index.view();
     let service = &view.services["orders"];
     assert_eq!((&*service.name, &*service.registry), ("orders", "main"));
-    let instance = &service.instances[0];
+    let instance = service.instances.iter().next().unwrap();
     assert_eq!(instance.id(), "i-1");
     let expected = Origin {
         root: "/services".into(),
@@ -119,7 +119,16 @@ fn an_identical_rewrite_is_no_change_and_shows_its_mzxid() {
     apply(&mut index, [put("orders/i-1", "10.0.0.7:80", 2, 2)]);
     assert!(apply(&mut index, [put("orders/i-1", "10.0.0.7:80", 2, 2)]).is_empty());
     assert!(apply(&mut index, [put("orders/i-1", "10.0.0.7:80", 2, 5)]).is_empty());
-    assert_eq!(index.view().services["orders"].instances[0].origin.mzxid, 5);
+    assert_eq!(
+        index.view().services["orders"]
+            .instances
+            .iter()
+            .next()
+            .unwrap()
+            .origin
+            .mzxid,
+        5
+    );
 }
 
 #[test]
@@ -149,7 +158,12 @@ fn data_changes_are_changes() {
     };
     apply(&mut index, [weigh(1, 2)]);
     assert_eq!(apply(&mut index, [weigh(0, 3)]), ["orders"]);
-    let instance = index.view().services["orders"].instances[0].clone();
+    let instance = index.view().services["orders"]
+        .instances
+        .iter()
+        .next()
+        .unwrap()
+        .clone();
     assert_eq!(instance.weight.get(), 0);
     assert_eq!(instance.health, Health::Healthy);
 }
