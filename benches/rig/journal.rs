@@ -12,7 +12,8 @@ use std::{
 };
 
 /// Stands before the ten digits of a stamp, in znodes and in what is rendered of them.
-pub const MARK: &[u8] = b"stamp@";
+/// Of letters that a label of Istio may have.
+pub const MARK: &[u8] = b"stamp.";
 
 pub type Service = u32;
 pub type Stamp = u64;

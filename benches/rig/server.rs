@@ -32,6 +32,8 @@ pub enum Side {
     Istiod,
     /// The same with so short a debounce as it allows.
     IstiodHasty,
+    /// The same fed by MCP over xDS.
+    IstiodMcp,
     /// Frames of so many bytes.
     Floor(usize),
 }
@@ -43,6 +45,7 @@ impl Side {
             Self::Linear => "LinearCache",
             Self::Istiod => "istiod",
             Self::IstiodHasty => "istiod, debounce 1 ms",
+            Self::IstiodMcp => "istiod, MCP",
             Self::Floor(_) => "floor",
         }
     }
@@ -50,7 +53,7 @@ impl Side {
     pub fn wire(self) -> Wire {
         match self {
             Self::Floor(_) => Wire::Raw,
-            Self::MeshKeeper | Self::Linear | Self::Istiod | Self::IstiodHasty => Wire::Delta,
+            _ => Wire::Delta,
         }
     }
 
@@ -58,6 +61,7 @@ impl Side {
     pub fn most_clients(self) -> usize {
         match self {
             Self::Istiod | Self::IstiodHasty => 1_000,
+            Self::IstiodMcp => 10,
             _ => usize::MAX,
         }
     }
@@ -65,7 +69,7 @@ impl Side {
     /// How its resources and clients are called.
     pub fn names(self) -> Names {
         match self {
-            Self::Istiod | Self::IstiodHasty => Names::Istio,
+            Self::Istiod | Self::IstiodHasty | Self::IstiodMcp => Names::Istio,
             _ => Names::Plain,
         }
     }
@@ -200,6 +204,11 @@ impl Server {
             Side::IstiodHasty => {
                 let mut command = self.peer("istiod");
                 command.env("PILOT_DEBOUNCE_AFTER", "1ms");
+                command
+            }
+            Side::IstiodMcp => {
+                let mut command = self.peer("istiod");
+                command.arg("mcp");
                 command
             }
             Side::Floor(size) => {

@@ -7,7 +7,9 @@
 // A stamp of the rig stands in an instance's metadata, which istiod does not pass on; it goes into the
 // label of the canonical revision, which istiod sends with every endpoint.
 //
-//	istiod CONNECT ROOT CLIENTS ADMIN
+// With `mcp` it is fed as the common bridges do it, see mcp.go.
+//
+//	istiod CONNECT ROOT CLIENTS ADMIN [mcp]
 package main
 
 import (
@@ -27,6 +29,7 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 	"istio.io/istio/pilot/pkg/bootstrap"
 	"istio.io/istio/pilot/pkg/config/memory"
+	"istio.io/istio/pilot/pkg/model"
 	"istio.io/istio/pkg/config"
 	"istio.io/istio/pkg/config/schema/collections"
 	"istio.io/istio/pkg/config/schema/gvk"
@@ -55,16 +58,23 @@ func main() {
 
 	tree, err := mirror.Connect(connect, root, workload)
 	check(err)
-	// Its check of labels knows no '@', which a stamp has.
-	store := memory.NewController(memory.MakeSkipValidation(collections.Pilot))
-	check(tree.Load(func(service string, endpoints []*networking.WorkloadEntry) {
-		_, err := store.Create(entry(service, endpoints))
-		check(err)
-	}))
 	stop := make(chan struct{})
 	args := arguments(clients)
+	var put func(config.Config)
+	var stores []model.ConfigStoreController
+	if len(os.Args) > 5 {
+		feed := newFeed()
+		put = feed.put
+		args.MeshConfigFile = feed.listen()
+	} else {
+		store := memory.NewController(memory.Make(collections.Pilot))
+		put = func(entry config.Config) { write(store, entry) }
+		stores = append(stores, store)
+	}
+	on := func(service string, endpoints []*networking.WorkloadEntry) { put(entry(service, endpoints)) }
+	check(tree.Load(on))
 	server, err := bootstrap.NewServer(args, func(s *bootstrap.Server) {
-		s.ConfigStores = append(s.ConfigStores, store)
+		s.ConfigStores = append(s.ConfigStores, stores...)
 		withoutKubernetes(s, args, stop)
 	})
 	check(err)
@@ -73,9 +83,7 @@ func main() {
 			time.Sleep(time.Millisecond)
 		}
 		ready.Store(true)
-		tree.Run(func(service string, endpoints []*networking.WorkloadEntry) {
-			write(store, entry(service, endpoints))
-		})
+		tree.Run(on)
 	}()
 	check(server.Start(stop))
 	select {}
