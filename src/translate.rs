@@ -99,7 +99,7 @@ struct Rendered {
     envoy: Versions,
     grpc: Versions,
     /// What those hold who take it one by one, if it is large.
-    large: Option<Large>,
+    large: Option<Box<Large>>,
     /// Kept up to date where there are many instances, or endpoints that are told one by one.
     tally: Option<Box<Tally>>,
 }

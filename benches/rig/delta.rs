@@ -20,7 +20,7 @@ pub fn subscribe(node: &str, kind: &str, names: &[String], held: &[(String, Stri
     field(&mut id, 1, node.as_bytes());
     // What Envoy calls itself, and a version (a message in a message): 1.40.
     field(&mut id, 6, b"envoy");
-    field(&mut id, 7, &[10, 4, 8, 1, 16, 40]);
+    field(&mut id, 8, &[10, 4, 8, 1, 16, 40]);
     let mut request = Vec::new();
     field(&mut request, 1, &id);
     field(&mut request, 2, kind.as_bytes());

@@ -67,7 +67,10 @@ impl Instances {
         match &mut self.0 {
             Form::Few(list) => match find(list, socket) {
                 Ok(at) => list[at] = instance,
-                Err(at) if list.len() < FEW => list.insert(at, instance),
+                Err(at) if list.len() < FEW => {
+                    list.reserve_exact(1);
+                    list.insert(at, instance);
+                }
                 Err(_) => {
                     let tree = list.drain(..).chain([instance]);
                     self.0 = Form::Many(tree.map(|i| (i.socket(), i)).collect());
