@@ -172,7 +172,7 @@ async fn stopping_does_not_wait_for_a_server_that_is_gone() {
     let began = std::time::Instant::now();
     held.stop().await;
     assert!(
-        began.elapsed() < Duration::from_secs(3),
+        began.elapsed() < Duration::from_secs(6),
         "{:?}",
         began.elapsed()
     );
