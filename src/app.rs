@@ -9,6 +9,7 @@ use std::{convert::Infallible, fmt, io, net::SocketAddr, sync::Arc, time::Durati
 use rustix::process::{Resource as Limit, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::{TcpListener, TcpSocket},
+    runtime::{self, Handle, Runtime},
     sync::{mpsc, watch},
     time::Instant,
 };
@@ -63,6 +64,8 @@ pub enum Error {
     },
     #[error("no registry is configured")]
     NoRegistry,
+    #[error("cannot start the thread of the registry: {0}")]
+    Thread(io::Error),
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
     #[error("server reflection: {0}")]
@@ -109,6 +112,34 @@ pub struct App {
     pub admin: SocketAddr,
     tasks: Tasks,
     stop: CancellationToken,
+    _registry: OwnThread,
+}
+
+/// A runtime with one thread, for what turns znodes into snapshots and wakes the streams: a change
+/// would otherwise queue behind the streams that are told of the one before, several times over.
+#[derive(Debug)]
+struct OwnThread(Option<Runtime>);
+
+impl OwnThread {
+    fn start() -> Result<(Self, Handle), Error> {
+        let runtime = runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("registry")
+            .enable_all()
+            .build()
+            .map_err(Error::Thread)?;
+        let handle = runtime.handle().clone();
+        Ok((Self(Some(runtime)), handle))
+    }
+}
+
+impl Drop for OwnThread {
+    fn drop(&mut self) {
+        // Its tasks have ended, or took too long; a plain drop would wait for them.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// Serves until SIGTERM or SIGINT, or until a task ends early.
@@ -140,15 +171,17 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
         local(&admin_listener, config.admin.listen),
     );
 
+    let (own_thread, registry_thread) = OwnThread::start()?;
     let mut tasks = Tasks::new();
     let (batches, queue) = mpsc::channel(BATCHES);
     let (state, states) = watch::channel(State::new());
     let watched = zookeeper_config(registry);
-    tasks.spawn(
+    tasks.spawn_on(
+        &registry_thread,
         "zookeeper",
         zookeeper::watch(watched, zookeeper_metrics, batches, state, stop.clone()),
     );
-    tasks.spawn("publish", async move {
+    tasks.spawn_on(&registry_thread, "publish", async move {
         publisher.run(queue).await;
         Ok::<_, Infallible>(())
     });
@@ -158,6 +191,7 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
         metrics: xds_metrics,
         admission,
         on_demand: config.mesh.on_demand,
+        waking: registry_thread,
         increments: config.mesh.endpoint_increments_above > 0,
         stop: stop.clone(),
     };
@@ -188,6 +222,7 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
         admin,
         tasks,
         stop,
+        _registry: own_thread,
     })
 }
 

@@ -6,6 +6,7 @@
 use std::{any::Any, collections::HashMap, fs, future::Future, io, time::Duration};
 
 use tokio::{
+    runtime::Handle,
     signal::unix::{Signal, SignalKind, signal},
     task::{Id, JoinError, JoinSet},
     time::{Instant, timeout_at},
@@ -116,9 +117,17 @@ impl Tasks {
         F: Future<Output = Result<(), E>> + Send + 'static,
         E: Into<Cause>,
     {
-        let handle = self
-            .running
-            .spawn(async move { task.await.map_err(Into::into) });
+        self.spawn_on(&Handle::current(), name, task);
+    }
+
+    /// As [`Tasks::spawn`], on another runtime.
+    pub fn spawn_on<F, E>(&mut self, runtime: &Handle, name: &'static str, task: F)
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<Cause>,
+    {
+        let task = async move { task.await.map_err(Into::into) };
+        let handle = self.running.spawn_on(task, runtime);
         self.names.insert(handle.id(), name);
     }
 

@@ -102,7 +102,7 @@ pub struct ResourceSet {
     live: OrdSet<Entry>,
     dead: OrdSet<Entry>,
     /// The latest change of each name, live or dead.
-    log: OrdMap<Cursor, Arc<Resource>>,
+    log: OrdMap<Cursor, Logged>,
     latest: Cursor,
     /// The latest change that the log has forgotten.
     forgotten: Cursor,
@@ -119,8 +119,26 @@ struct Entry {
     resource: Arc<Resource>,
     /// When it last changed: appeared, was rewritten or went.
     changed: Cursor,
+}
+
+/// The latest change of a name, with all that a reader of the log has to know of it.
+#[derive(Clone, Debug)]
+struct Logged {
+    resource: Arc<Resource>,
+    removed: bool,
     /// Since when the name is known to the log: a reader whose cursor is older never saw it.
     born: Cursor,
+}
+
+impl Logged {
+    fn behind(&self, cursor: Cursor, at: Cursor) -> Option<Change<'_>> {
+        let unseen = at > cursor && !(self.removed && self.born > cursor);
+        unseen.then_some(Change {
+            at,
+            resource: &self.resource,
+            removed: self.removed,
+        })
+    }
 }
 
 impl Entry {
@@ -224,7 +242,7 @@ impl ResourceSet {
             std::ops::Bound::Excluded(cursor),
             std::ops::Bound::Unbounded,
         ));
-        range.filter_map(move |(_, resource)| self.change(&resource.name, cursor))
+        range.filter_map(move |(at, logged)| logged.behind(cursor, *at))
     }
 
     /// The names of everything that changed behind the cursor, also of what came and went.
@@ -233,19 +251,15 @@ impl ResourceSet {
             std::ops::Bound::Excluded(cursor),
             std::ops::Bound::Unbounded,
         );
-        self.log.range(behind).map(|(_, resource)| &resource.name)
+        let logged = self.log.range(behind);
+        logged.map(|(_, logged)| &logged.resource.name)
     }
 
     /// What happened to one name behind the cursor.
     pub fn change(&self, name: &str, cursor: Cursor) -> Option<Change<'_>> {
-        let live = self.live.get(name).map(|entry| (entry, false));
-        let (entry, removed) = live.or_else(|| self.dead.get(name).map(|entry| (entry, true)))?;
-        let unseen = entry.changed > cursor && !(removed && entry.born > cursor);
-        unseen.then_some(Change {
-            at: entry.changed,
-            resource: &entry.resource,
-            removed,
-        })
+        let entry = self.live.get(name).or_else(|| self.dead.get(name))?;
+        let logged = self.log.get(&entry.changed)?;
+        logged.behind(cursor, entry.changed)
     }
 
     fn put(&mut self, resource: Arc<Resource>) -> bool {
@@ -261,17 +275,9 @@ impl ResourceSet {
         }
         self.digest = self.digest.wrapping_add(share(&resource));
         let known = before.or_else(|| self.dead.remove(&*resource.name));
-        if let Some(known) = &known {
-            self.log.remove(&known.changed);
-        }
-        let changed = self.next();
-        let born = known.map_or(changed, |known| known.born);
-        self.log.insert(changed, resource.clone());
-        self.live.insert(Entry {
-            resource,
-            changed,
-            born,
-        });
+        self.log(resource.clone(), false, known.as_ref());
+        let changed = self.latest;
+        self.live.insert(Entry { resource, changed });
         true
     }
 
@@ -280,9 +286,8 @@ impl ResourceSet {
             return false;
         };
         self.digest = self.digest.wrapping_sub(share(&entry.resource));
-        let changed = self.next();
-        self.log.remove(&entry.changed);
-        self.log.insert(changed, entry.resource.clone());
+        self.log(entry.resource.clone(), true, Some(&entry));
+        let changed = self.latest;
         self.dead.insert(Entry { changed, ..entry });
         if self.dead.len() > 2 * (self.live.len() + TOMBSTONES) {
             self.forget();
@@ -334,9 +339,17 @@ impl ResourceSet {
         self.put(Arc::new(listed));
     }
 
-    fn next(&mut self) -> Cursor {
+    /// Notes the next change, in place of the one of that name before.
+    fn log(&mut self, resource: Arc<Resource>, removed: bool, known: Option<&Entry>) {
         self.latest += 1;
-        self.latest
+        let before = known.and_then(|known| self.log.remove(&known.changed));
+        let born = before.map_or(self.latest, |before| before.born);
+        let logged = Logged {
+            resource,
+            removed,
+            born,
+        };
+        self.log.insert(self.latest, logged);
     }
 
     /// Drops the older half of the removals, so that the cost for each removal stays constant.
@@ -345,8 +358,8 @@ impl ResourceSet {
         ages.sort_unstable();
         let limit = ages[ages.len() / 2];
         for age in ages.into_iter().take_while(|age| *age <= limit) {
-            if let Some(resource) = self.log.remove(&age) {
-                self.dead.remove(&*resource.name);
+            if let Some(logged) = self.log.remove(&age) {
+                self.dead.remove(&*logged.resource.name);
             }
         }
         self.forgotten = limit;

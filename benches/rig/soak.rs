@@ -29,6 +29,10 @@ use super::{
 };
 
 const WATCHED: Service = 20;
+/// Before memory is looked at, every client gets some sixty updates: until then the buffers of its
+/// connection are touched for the first time.
+const WARM_UP: Duration = Duration::from_secs(32);
+const WARM_RATE: f64 = 1_000.0;
 /// Changes go on for so long after all are back.
 const AFTER: Duration = Duration::from_secs(3);
 /// Streams must not end by themselves: a stream's age is no part of this trial.
@@ -69,6 +73,8 @@ struct Trial {
     opened: Duration,
     /// What the server and the load client computed until then.
     opening_cpu: [Duration; 2],
+    /// Bytes, before the warm-up.
+    cold: u64,
     samples: Vec<Sample>,
     lags: Vec<f64>,
     changes: usize,
@@ -125,7 +131,10 @@ async fn run(mesh: &Mesh, clients: usize, length: Duration, rate: f64) -> Trial 
         own().saturating_sub(cpu[1]),
     ];
     sleep(Duration::from_secs(2)).await;
-    journal.pages().traffic = Traffic::default();
+    let cold = server.memory();
+    while_changing(mesh, &journal, WARM_RATE, sleep(WARM_UP)).await;
+    assert!(journal.settled(LIMIT).await, "the warm-up never arrived");
+    journal.pages().lags.clear();
 
     let (start, cpu) = (Instant::now(), server.cpu());
     let (changes, samples) =
@@ -148,6 +157,7 @@ async fn run(mesh: &Mesh, clients: usize, length: Duration, rate: f64) -> Trial 
         clients,
         opened,
         opening_cpu,
+        cold,
         samples,
         lags,
         changes,

@@ -88,6 +88,7 @@ impl Server {
             metrics: metrics.clone(),
             admission,
             on_demand: false,
+            waking: tokio::runtime::Handle::current(),
             increments: true,
             stop: stop.clone(),
         };

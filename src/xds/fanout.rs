@@ -7,10 +7,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    future::poll_fn,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
 };
 
-use tokio::sync::{Notify, watch};
+use futures_util::task::AtomicWaker;
+use tokio::sync::watch;
 
 use crate::{
     resource::{Edition, ResourceType},
@@ -39,15 +45,43 @@ pub struct Fanout {
 struct Bells {
     next: u64,
     /// Rings for every type.
-    all: BTreeMap<u64, Arc<Notify>>,
+    all: BTreeMap<u64, Arc<Clapper>>,
     types: HashMap<(Edition, ResourceType), Listeners>,
 }
 
 /// The streams that wait for changes of one type of one kind of clients.
 #[derive(Debug, Default)]
 struct Listeners {
-    any: BTreeMap<u64, Arc<Notify>>,
-    names: HashMap<Arc<str>, BTreeMap<u64, Arc<Notify>>>,
+    any: BTreeMap<u64, Arc<Clapper>>,
+    /// By the streams' numbers: most names have few of them, and a map takes ten times as much.
+    names: HashMap<Arc<str>, Vec<(u64, Arc<Clapper>)>>,
+}
+
+/// What rings a bell: a mark that is left until it is seen, and whom to wake. A stream waits anew for
+/// each message, so waiting has to cost next to nothing.
+#[derive(Debug, Default)]
+struct Clapper {
+    struck: AtomicBool,
+    waiting: AtomicWaker,
+}
+
+impl Clapper {
+    fn strike(&self) {
+        self.struck.store(true, Ordering::Release);
+        self.waiting.wake();
+    }
+
+    fn poll(&self, context: &Context<'_>) -> Poll<()> {
+        if self.struck.swap(false, Ordering::AcqRel) {
+            return Poll::Ready(());
+        }
+        self.waiting.register(context.waker());
+        // It may have been struck meanwhile.
+        if self.struck.swap(false, Ordering::AcqRel) {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
 }
 
 /// A stream's place among those who wait; it leaves when it is dropped.
@@ -55,7 +89,7 @@ struct Listeners {
 pub struct Bell {
     fanout: Fanout,
     id: u64,
-    notify: Arc<Notify>,
+    clapper: Arc<Clapper>,
     /// What it is listed under: all of the type, or these names.
     listed: HashMap<(Edition, ResourceType), Option<Vec<Arc<str>>>>,
 }
@@ -84,16 +118,16 @@ impl Fanout {
 
     /// A bell that rings for nothing yet but the registry's first load.
     pub fn bell(&self) -> Bell {
-        let notify = Arc::new(Notify::new());
+        let clapper = Arc::new(Clapper::default());
         let mut bells = self.bells();
         bells.next += 1;
         let id = bells.next;
-        bells.all.insert(id, notify.clone());
+        bells.all.insert(id, clapper.clone());
         drop(bells);
         Bell {
             fanout: self.clone(),
             id,
-            notify,
+            clapper,
             listed: HashMap::new(),
         }
     }
@@ -101,28 +135,21 @@ impl Fanout {
     fn ring(&self, before: &Snapshots, now: &Snapshots) {
         let bells = self.bells();
         if before.loaded != now.loaded {
-            return bells.all.values().for_each(|bell| bell.notify_one());
+            return bells.all.values().for_each(|bell| bell.strike());
         }
         for ((client, kind), listeners) in &bells.types {
             let (old, new) = (before.of(*client).set(*kind), now.of(*client).set(*kind));
             if old.latest() == new.latest() {
                 continue;
             }
-            listeners.any.values().for_each(|bell| bell.notify_one());
+            listeners.any.values().for_each(|bell| bell.strike());
             if !new.reaches(old.latest()) {
-                listeners
-                    .names
-                    .values()
-                    .flat_map(BTreeMap::values)
-                    .for_each(|b| b.notify_one());
+                let interested = listeners.names.values().flatten();
+                interested.for_each(|(_, bell)| bell.strike());
             }
             for name in new.names_since(old.latest()) {
-                let interested = listeners
-                    .names
-                    .get(name)
-                    .into_iter()
-                    .flat_map(BTreeMap::values);
-                interested.for_each(|bell| bell.notify_one());
+                let interested = listeners.names.get(name).into_iter().flatten();
+                interested.for_each(|(_, bell)| bell.strike());
             }
         }
     }
@@ -135,7 +162,7 @@ impl Fanout {
 impl Bell {
     /// Completes once for all rings since it completed last.
     pub async fn rung(&self) {
-        self.notify.notified().await;
+        poll_fn(|context| self.clapper.poll(context)).await;
     }
 
     /// Replaces what was said of the type before.
@@ -154,13 +181,14 @@ impl Bell {
         if self.listed.get(&key).is_some_and(same) {
             return;
         }
-        let names: Option<Vec<_>> = names.map(|names| names.iter().cloned().collect());
         let mut bells = self.fanout.bells();
         let listeners = bells.types.entry(key).or_default();
+        let names = names.map(|names| names.iter().map(|name| listeners.known(name)));
+        let names: Option<Vec<_>> = names.map(Iterator::collect);
         if let Some(old) = self.listed.get(&key) {
             listeners.remove(self.id, old.as_deref());
         }
-        listeners.add(self.id, &self.notify, names.as_deref());
+        listeners.add(self.id, &self.clapper, names.as_deref());
         drop(bells);
         self.listed.insert(key, names);
     }
@@ -179,16 +207,22 @@ impl Drop for Bell {
 }
 
 impl Listeners {
-    fn add(&mut self, id: u64, notify: &Arc<Notify>, names: Option<&[Arc<str>]>) {
+    /// The name as it is listed, so that all streams hold one text.
+    fn known(&self, name: &Arc<str>) -> Arc<str> {
+        let listed = self.names.get_key_value(name);
+        listed.map_or(name, |(listed, _)| listed).clone()
+    }
+
+    fn add(&mut self, id: u64, clapper: &Arc<Clapper>, names: Option<&[Arc<str>]>) {
         let Some(names) = names else {
-            self.any.insert(id, notify.clone());
+            self.any.insert(id, clapper.clone());
             return;
         };
         for name in names {
-            self.names
-                .entry(name.clone())
-                .or_default()
-                .insert(id, notify.clone());
+            let interested = self.names.entry(name.clone()).or_default();
+            if let Err(at) = interested.binary_search_by_key(&id, |(id, _)| *id) {
+                interested.insert(at, (id, clapper.clone()));
+            }
         }
     }
 
@@ -198,11 +232,14 @@ impl Listeners {
             return;
         };
         for name in names {
-            if let Some(interested) = self.names.get_mut(name) {
-                interested.remove(&id);
-                if interested.is_empty() {
-                    self.names.remove(name);
-                }
+            let Some(interested) = self.names.get_mut(name) else {
+                continue;
+            };
+            if let Ok(at) = interested.binary_search_by_key(&id, |(id, _)| *id) {
+                interested.remove(at);
+            }
+            if interested.is_empty() {
+                self.names.remove(name);
             }
         }
     }
@@ -287,6 +324,23 @@ mod tests {
         assert!(!rang(&bell));
         world.put(kind, "b", 1);
         assert!(rang(&bell));
+    }
+
+    #[test]
+    fn who_leaves_a_name_takes_nobody_along() {
+        let mut world = World::new();
+        let kind = ResourceType::Endpoint;
+        let mut bells: Vec<_> = (0..5).map(|_| world.fanout.bell()).collect();
+        for bell in bells.iter_mut().rev() {
+            bell.listen(Edition::Envoy, kind, &Interest::Names(&names(&["a", "b"])));
+        }
+        bells[1].listen(Edition::Envoy, kind, &Interest::Names(&names(&["b"])));
+        drop(bells.remove(3));
+        world.put(kind, "a", 1);
+        let rung: Vec<_> = bells.iter().map(rang).collect();
+        assert_eq!(rung, [true, false, true, true]);
+        world.put(kind, "b", 1);
+        assert!(bells.iter().all(rang));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use http::{HeaderValue, Request, Response, header::CONTENT_TYPE};
 use http_body_util::BodyExt;
 use tokio::net::TcpListener;
 use tokio_stream::StreamExt;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{
     Status, Streaming,
     service::Routes,
@@ -77,7 +78,7 @@ pub async fn serve(
     let stop = context.stop.clone();
     // Streams that end from then on are opened again over a new connection, which may lead elsewhere.
     let age = age::of_connection(context.admission.limits().max_stream_age);
-    let waking = context.fanout.clone().run();
+    let waking = AbortOnDropHandle::new(context.waking.spawn(context.fanout.clone().run()));
     let serving = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -89,8 +90,10 @@ pub async fn serve(
         tokio::time::sleep(DRAIN).await;
     };
     let waking = async {
-        waking.await;
-        std::future::pending::<()>().await;
+        // It ends with the last publication; should it fail, nobody would be told anything any more.
+        if let Ok(()) = waking.await {
+            std::future::pending::<()>().await;
+        }
     };
     tokio::select! {
         served = serving => served,

@@ -9,6 +9,7 @@
 use std::{
     convert::Infallible,
     hash::{BuildHasher, RandomState},
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -18,7 +19,11 @@ use futures_util::{FutureExt, StreamExt, stream};
 use http::HeaderMap;
 use http_body::Frame;
 use http_body_util::StreamBody;
-use tokio_util::sync::CancellationToken;
+use tokio::{
+    runtime::Handle,
+    time::{Sleep, sleep_until},
+};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Code, Status, Streaming};
 use tracing::{debug, warn};
 
@@ -52,6 +57,8 @@ pub struct Context {
     pub admission: Admission,
     /// Whether sidecars load services on demand unless they say otherwise.
     pub on_demand: bool,
+    /// Where streams are woken from.
+    pub waking: Handle,
     /// Whether sidecars that can take the endpoints of large services one by one do.
     pub increments: bool,
     /// Cancelled when the server drains.
@@ -67,6 +74,9 @@ pub struct Session<V: Variant> {
     seat: Seat,
     membership: Option<Membership>,
     bell: Bell,
+    /// These two are kept from wait to wait, since taking a place anew costs locks that all share.
+    stopped: Pin<Box<WaitForCancellationFutureOwned>>,
+    timer: Pin<Box<Sleep>>,
     /// Pieces of the message under way.
     pieces: Option<Pieces>,
     /// When the change that the next response shows was seen in the registry.
@@ -104,6 +114,8 @@ where
         let machine = machine.increments(stamps);
         Self {
             bell: context.fanout.bell(),
+            stopped: Box::pin(context.stop.clone().cancelled_owned()),
+            timer: Box::pin(sleep_until(seat.expires.into())),
             context,
             requests,
             machine: Arc::new(Mutex::new(machine)),
@@ -174,18 +186,17 @@ where
     }
 
     async fn wait(&mut self, deadline: Option<Instant>) -> Wake<V::Request> {
-        let timer = async {
-            match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-                None => std::future::pending().await,
-            }
-        };
+        if let Some(deadline) = deadline.map(Into::into)
+            && self.timer.deadline() != deadline
+        {
+            self.timer.as_mut().reset(deadline);
+        }
         tokio::select! {
             biased;
-            () = self.context.stop.cancelled() => Wake::Stop,
+            () = self.stopped.as_mut() => Wake::Stop,
             request = self.requests.next() => request.map_or(Wake::Closed, Wake::Request),
             () = self.bell.rung() => Wake::Snapshot,
-            () = timer => Wake::Deadline,
+            () = self.timer.as_mut(), if deadline.is_some() => Wake::Deadline,
         }
     }
 

@@ -160,7 +160,8 @@ pub struct Stream<V> {
     /// What the collections of this stream are told apart by, if sidecars take endpoints one by one.
     stamps: Option<Stamps>,
     client: Option<Client>,
-    lanes: [Option<Lane<V>>; ResourceType::ALL.len()],
+    /// Most streams use few of them.
+    lanes: [Option<Box<Lane<V>>>; ResourceType::ALL.len()],
     /// Answers that need no snapshot.
     ready: VecDeque<Response>,
     nonce: u64,

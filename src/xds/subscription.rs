@@ -173,3 +173,22 @@ impl Payload {
             .chain(all.into_iter().flatten())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resource::{ResourceType, Version};
+
+    #[test]
+    fn a_subscribed_name_is_held_once_for_all_streams() {
+        let resource = |name: &str| Resource::new(ResourceType::Endpoint, name, Version(1), b"");
+        let mut subscription = Subscription::default();
+        subscription.names.insert("a".into());
+        let (asked, other) = (resource("a"), resource("b"));
+        subscription.share(&asked);
+        subscription.share(&other);
+        let names: Vec<_> = subscription.names.iter().collect();
+        assert_eq!(names.len(), 1);
+        assert!(Arc::ptr_eq(names[0], &asked.name));
+    }
+}

@@ -50,6 +50,9 @@ const BATCH_BYTES: usize = 256 * 1024;
 const FIRST_BATCH: usize = 32;
 /// What a batch of replies should not exceed, for the server's memory and ours.
 const REPLY_BYTES: usize = 4 * 1024 * 1024;
+/// How long what was read waits for reads that are still on their way, so that what changed together is
+/// published together. A change that comes alone waits for nothing.
+const GATHER: Duration = Duration::from_millis(1);
 /// How long a request may take at least; the client itself waits forever.
 const REQUEST: Duration = Duration::from_secs(5);
 /// How long the client may look for a server within the session. It waits longer from attempt to
@@ -228,6 +231,8 @@ impl Watcher {
         let mut in_flight = InFlight::new();
         self.give_up = None;
         self.tree.connected(watches);
+        // Since when there is something to publish.
+        let mut gathering = None;
         loop {
             if let Some(end) = self.take_signals(link, &mut in_flight) {
                 return Ok(end);
@@ -239,17 +244,23 @@ impl Watcher {
             if self.tree.is_idle() {
                 self.arrivals.clear();
             }
+            let has_batch = self.tree.has_batch();
+            gathering = has_batch.then(|| gathering.unwrap_or_else(Instant::now));
+            let gathered = gathering.map(|since| since + GATHER);
+            let gathers = !in_flight.is_empty() && gathered.is_some_and(|at| Instant::now() < at);
             let end = tokio::select! {
                 biased;
                 () = stop.cancelled() => Some(End::Stopped),
-                permit = batches.reserve(), if self.tree.has_batch() => {
+                permit = batches.reserve(), if has_batch && !gathers => {
                     let Ok(permit) = permit else {
                         let name = self.config.name.clone();
                         return Err(Error::Abandoned { name });
                     };
                     permit.send(self.take());
+                    gathering = None;
                     None
                 }
+                () = sleep_until(gathered.unwrap_or_else(Instant::now)), if gathers => None,
                 signal = link.signal() => self.signal(signal, &mut in_flight),
                 () = sleep_until(self.give_up.unwrap_or_else(Instant::now)), if self.give_up.is_some() => {
                     Some(End::Lost(CONNECTION_LOST.to_owned()))

@@ -80,6 +80,12 @@ fn memory(rig: &mut Rig, trial: &Trial) {
     let (first, last) = ends(&trial.samples);
     plain(
         rig,
+        "memory when all had connected",
+        "MiB",
+        mebibytes(trial.cold),
+    );
+    plain(
+        rig,
         "memory, median of the last fifth of the time",
         "MiB",
         last,
@@ -163,8 +169,7 @@ fn ends(samples: &[Sample]) -> (f64, f64) {
     )
 }
 
-/// In MiB an hour, over the second half: until some sixty updates have come to a client, its connection's
-/// buffers are touched for the first time.
+/// In MiB an hour, over the second half.
 fn drift(samples: &[Sample]) -> f64 {
     let later = &samples[samples.len() / 2..];
     let points: Vec<_> = later
