@@ -304,3 +304,45 @@ fn drained_and_unhealthy_instances_do_not_size_the_table() {
     assert_eq!(mesh(&[of(Health::Healthy, 0)]).1.table("orders"), small);
     assert_ne!(mesh(&[of(Health::Healthy, 100)]).1.table("orders"), small);
 }
+
+#[test]
+fn a_service_is_told_one_by_one_while_it_is_large_and_can_be() {
+    let mut translation = Translation::new(Config {
+        increments_above: 4,
+        ..config()
+    });
+    let mut client = Client::default();
+    let of = |count: usize, zone: &str| {
+        let at = |n| Instance {
+            zone: Some(zone.into()),
+            ..instance(&format!("10.0.0.{n}:80"), 100)
+        };
+        service("a", (0..count).map(at))
+    };
+    let mut tell = |service: &Arc<Service>| {
+        client.take(translation.apply([("a", Some((service, &Touched::All)))]));
+        let whole = client.get(Edition::Envoy, ResourceType::Endpoint, "a");
+        let told = client.get(Edition::Increments, ResourceType::Endpoint, "a");
+        let members = client.resources.keys();
+        let members = members.filter(|(_, kind, _)| *kind == ResourceType::LbEndpoint);
+        (members.count(), told.is_stamped(), whole == told)
+    };
+    let (by_ones, as_a_whole) = ((true, false), (false, true));
+    let expect = |count, (stamped, same)| (count, stamped, same);
+    assert_eq!(tell(&of(4, "z")), expect(0, as_a_whole));
+    assert_eq!(tell(&of(5, "z")), expect(5, by_ones));
+    assert_eq!(tell(&of(3, "z")), expect(3, by_ones), "over half of four");
+    assert_eq!(tell(&of(2, "z")), expect(0, as_a_whole));
+    assert_eq!(tell(&of(6, "z")), expect(6, by_ones));
+    // A name that holds the mark of a stamp would be told with another in its place.
+    let marked = format!("z{}", crate::resource::STAMP);
+    assert_eq!(tell(&of(6, &marked)), expect(0, as_a_whole));
+    assert_eq!(tell(&of(7, &marked)), expect(0, as_a_whole));
+    assert_eq!(tell(&of(7, "y")), expect(7, by_ones));
+    client.take(translation.apply([("a", None)]));
+    let left = client
+        .resources
+        .keys()
+        .filter(|(_, _, name)| name.contains("/a/"));
+    assert_eq!(left.count(), 0);
+}
