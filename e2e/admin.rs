@@ -156,6 +156,7 @@ fn clients() -> Vec<ClientStatus> {
         kind: "envoy",
         address: "127.0.0.1:40000".into(),
         on_demand: false,
+        increments: false,
         connected_at: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
         types: [
             ("clusters".to_owned(), clusters),

@@ -154,16 +154,7 @@ impl Publisher {
     /// Returns how many resources changed.
     fn take(&mut self, update: Update) -> usize {
         let snapshot = self.snapshots.of_mut(update.edition);
-        let removed = update
-            .remove
-            .into_iter()
-            .map(|(kind, name)| snapshot.remove(kind, &name));
-        let removed = removed.filter(|changed| *changed).count();
-        let put = update
-            .put
-            .into_iter()
-            .map(|resource| snapshot.put(resource));
-        removed + put.filter(|changed| *changed).count()
+        snapshot.apply(update.put, &update.remove)
     }
 }
 

@@ -151,6 +151,7 @@ impl Profile {
     /// Where a node's metadata say what it wishes: `{"meshkeeper": {"onDemand": true}}`.
     pub const METADATA: &'static str = "meshkeeper";
     pub const ON_DEMAND: &'static str = "onDemand";
+    pub const INCREMENTS: &'static str = "endpointIncrements";
 
     /// Of a client that takes everything from the start.
     pub const fn whole(kind: ClientKind) -> Self {

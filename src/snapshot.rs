@@ -75,6 +75,20 @@ impl Snapshot {
         &self.sets[kind as usize]
     }
 
+    /// Removes and adds, where no name is in both; returns how many resources changed.
+    pub fn apply(&mut self, put: Vec<Arc<Resource>>, remove: &[(ResourceType, Arc<str>)]) -> usize {
+        // A collection whose members are all replaced is not to be empty in between, and so another.
+        let is_member = |resource: &Arc<Resource>| resource.kind == ResourceType::LbEndpoint;
+        let (members, others): (Vec<_>, Vec<_>) = put.into_iter().partition(is_member);
+        let count = |changed: &bool| *changed;
+        let added = members.into_iter().map(|resource| self.put(resource));
+        let added = added.filter(count).count();
+        let removed = remove.iter().map(|(kind, name)| self.remove(*kind, name));
+        let removed = removed.filter(count).count();
+        let put = others.into_iter().map(|resource| self.put(resource));
+        added + removed + put.filter(count).count()
+    }
+
     /// Adds the resource, or replaces the one of its name if the version differs.
     /// Returns whether anything changed.
     pub fn put(&mut self, resource: impl Into<Arc<Resource>>) -> bool {
@@ -106,6 +120,8 @@ pub struct ResourceSet {
     latest: Cursor,
     /// The latest change that the log has forgotten.
     forgotten: Cursor,
+    /// The latest change that there was before it began.
+    began: Cursor,
     digest: u64,
     /// What is behind the names, where they are those of collections.
     collections: OrdMap<Arc<str>, ResourceSet>,
@@ -295,11 +311,17 @@ impl ResourceSet {
         true
     }
 
+    /// Whether this collection went and came back since.
+    pub fn began_after(&self, cursor: Cursor) -> bool {
+        self.began > cursor
+    }
+
     /// Of a collection that begins when others have had so many changes.
     fn starting_at(cursor: Cursor) -> Self {
         Self {
             latest: cursor,
             forgotten: cursor,
+            began: cursor,
             ..Self::default()
         }
     }

@@ -121,6 +121,7 @@ impl Entry {
                 .map(|address| address.to_string())
                 .unwrap_or_default(),
             on_demand: self.client.profile.on_demand,
+            increments: self.client.profile.increments,
             connected_at: self.connected_at,
             types: types
                 .map(|(kind, status)| (kind.as_str().to_owned(), status))

@@ -5,7 +5,7 @@
 //! Source: the incremental part of the xDS protocol text and the comments in `discovery.proto`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::Instant,
 };
@@ -15,7 +15,7 @@ use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use super::{
     globs::Globs,
     held::Held,
-    spelling,
+    spelling::{self, Spellings},
     stream::{Asked, Lagging, Variant},
     subscription::{Payload, Subscription},
 };
@@ -45,10 +45,16 @@ pub struct Delta {
     /// Pending names that are to be told as gone and were not asked for.
     gone: BTreeSet<Arc<str>>,
     /// How names that want an answer were spelled, where the answer has to repeat it.
-    spelled: Spelled,
+    spelled: Spellings,
+    /// Hosts that were asked for and are not there, the latest at the end.
+    absent: VecDeque<Arc<str>>,
+    /// Removals that follow an answer which has a resource of that name.
+    taken_back: Vec<Arc<str>>,
 }
 
-type Spelled = BTreeMap<Arc<str>, BTreeSet<Arc<str>>>;
+/// Of the hosts that do not exist so many are followed, in case that they appear. Others are asked for
+/// again by whoever wants them, and nobody can have a stream hold more by asking for more.
+const ABSENT: usize = 1_000;
 
 impl Variant for Delta {
     type Request = DeltaDiscoveryRequest;
@@ -75,6 +81,7 @@ impl Variant for Delta {
         }
         if asked.first {
             self.initial = std::mem::take(&mut request.initial_resource_versions);
+            self.spelled.note_brought();
         }
         for name in unsubscribe {
             self.unsubscribe(asked.kind, name);
@@ -107,6 +114,9 @@ impl Variant for Delta {
         let reached = self.walk(set, cursor, hold, &mut payload);
         self.subscription.cursor = Some(reached);
         self.covered = self.subscription.wildcard;
+        for name in std::mem::take(&mut self.taken_back) {
+            self.tell_gone(name);
+        }
         payload.more = !self.subscription.caught_up(set);
         if !payload.more {
             self.initial = HashMap::new();
@@ -117,6 +127,17 @@ impl Variant for Delta {
 
     fn subscription(&self) -> &Subscription {
         &self.subscription
+    }
+
+    fn footprint(&self) -> usize {
+        let subscription = &self.subscription;
+        if let Some(globs) = &self.globs {
+            return subscription.len().max(globs.waiting());
+        }
+        // Hosts that a client comes back with count once it is known which of them are there.
+        let counted = |names: usize| names.saturating_sub(self.spelled.names());
+        let answered = counted(subscription.len());
+        answered.max(counted(subscription.pending.len())) + self.spelled.excess()
     }
 
     fn caught_up(&self, set: &ResourceSet) -> bool {
@@ -158,13 +179,12 @@ impl Delta {
 
     fn subscribe(&mut self, kind: ResourceType, spelled: &str) {
         let name: Arc<str> = spelling::canonical(kind, spelled).into();
+        let known = !self.subscription.names.insert(name.clone());
         if spelling::is_free(kind) {
-            let spellings = self.spelled.entry(name.clone()).or_default();
-            spellings.insert(spelled.into());
+            self.spelled.ask(&name, spelled, known);
         }
         self.initial.remove(&*name);
         self.gone.remove(&name);
-        self.subscription.names.insert(name.clone());
         self.subscription.pending.insert(name);
     }
 
@@ -174,7 +194,7 @@ impl Delta {
             self.switch_wildcard_off();
         } else if let Some(name) = self.subscription.names.take(&*name) {
             self.initial.remove(&*name);
-            self.spelled.remove(&*name);
+            self.spelled.take(&name);
             if self.subscription.wildcard {
                 // The client forgets the name; the wildcard still covers it, so it is told again.
                 self.subscription.pending.insert(name);
@@ -282,12 +302,12 @@ impl Delta {
             match set.get(&name).filter(|_| self.subscription.wants(&name)) {
                 None if self.held.contains(&name) => {}
                 Some(resource) if self.holds_already(resource) => {
-                    self.spelled.remove(&name);
+                    self.spelled.take(&name);
                 }
                 Some(resource) if payload.fits(resource) => {
                     payload.push(&spelled_as_asked(&mut self.spelled, resource));
                 }
-                None if payload.has_room() && asked => self.answer_missing(name, payload),
+                None if payload.has_room() && asked => self.answer_missing(set, name, payload),
                 None if payload.has_room() => payload.remove(&name),
                 _ if asked => {
                     self.subscription.pending.insert(name);
@@ -299,13 +319,22 @@ impl Delta {
     }
 
     /// Says that what was asked for does not exist.
-    fn answer_missing(&mut self, name: Arc<str>, payload: &mut Payload) {
-        if let Some(aliases) = self.spelled.remove(&name) {
-            let kind = ResourceType::VirtualHost;
-            payload.push(&Arc::new(Resource::absent(kind, name, &aliases)));
-        } else {
+    fn answer_missing(&mut self, set: &ResourceSet, name: Arc<str>, payload: &mut Payload) {
+        let Some(asked) = self.spelled.take(&name) else {
             payload.remove(&name);
             payload.miss(name);
+            return;
+        };
+        if self.initial.contains_key(&*name) {
+            self.taken_back.push(name.clone());
+        }
+        self.absent.push_back(name.clone());
+        payload.push(&absent(name, &asked));
+        if self.absent.len() > ABSENT
+            && let Some(oldest) = self.absent.pop_front()
+            && set.get(&oldest).is_none()
+        {
+            self.subscription.names.remove(&oldest);
         }
     }
 
@@ -323,7 +352,15 @@ impl Delta {
             if let Some(now) = hold.filter(|_| change.removed) {
                 self.held.keep(&resource.name, (), now);
             } else if change.removed && payload.has_room() {
-                payload.remove(&resource.name);
+                match self.spelled.take(&resource.name) {
+                    None => payload.remove(&resource.name),
+                    Some(asked) => {
+                        // One message cannot have both, and who waits needs this one.
+                        payload.push(&absent(resource.name.clone(), &asked));
+                        self.taken_back
+                            .extend(asked.known.then(|| resource.name.clone()));
+                    }
+                }
             } else if !change.removed && self.holds_already(resource) {
                 // Nothing to tell.
             } else if !change.removed && payload.fits(resource) {
@@ -338,10 +375,15 @@ impl Delta {
     }
 }
 
+fn absent(name: Arc<str>, asked: &spelling::Asked) -> Arc<Resource> {
+    let kind = ResourceType::VirtualHost;
+    Arc::new(Resource::absent(kind, name, &asked.aliases))
+}
+
 /// The resource as it is told: under the names that it was asked for by, if it has to be.
-fn spelled_as_asked(spelled: &mut Spelled, resource: &Arc<Resource>) -> Arc<Resource> {
-    match spelled.remove(&resource.name) {
-        Some(aliases) => Arc::new(resource.aliased(&aliases)),
+fn spelled_as_asked(spelled: &mut Spellings, resource: &Arc<Resource>) -> Arc<Resource> {
+    match spelled.take(&resource.name) {
+        Some(asked) => Arc::new(resource.aliased(&asked.aliases)),
         None => resource.clone(),
     }
 }

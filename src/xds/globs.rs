@@ -72,6 +72,7 @@ impl Globs {
             open.remove(&stamp);
             if open.is_empty() {
                 self.open.remove(&collection);
+                self.due.remove(&collection);
             }
         }
     }
@@ -79,6 +80,11 @@ impl Globs {
     /// Without their stamps, as the set has them.
     pub fn collections(&self) -> BTreeSet<Arc<str>> {
         self.open.keys().cloned().collect()
+    }
+
+    /// How many names want an answer.
+    pub fn waiting(&self) -> usize {
+        self.due.len() + self.strange.len()
     }
 
     pub fn are_told(&self) -> bool {
@@ -128,6 +134,8 @@ impl Globs {
                 (Some(members), Some(from)) if members.reaches(from) => {
                     go_on(members, from, *stamp, cursor, payload)
                 }
+                // The assignment was told anew since, or is on its way, with other stamps.
+                (Some(members), Some(from)) if members.began_after(from) => true,
                 (Some(_), Some(_)) => return Err(Lagging),
                 (None, None) => {
                     payload.remove(&stamp.name(name).into());

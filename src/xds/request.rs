@@ -1,6 +1,7 @@
 //! What both discovery requests say beside their subscriptions.
 //!
-//! It refuses to know what is answered. Source: `discovery.proto`.
+//! It refuses to know what is answered. Invariant: a client is only given a profile that its variant,
+//! its kind and its version can take, whatever it wishes. Source: `discovery.proto`.
 
 use std::sync::Arc;
 
@@ -37,8 +38,8 @@ pub trait Request {
     fn resumes(&self) -> bool;
 
     /// `None` if the request carries no node. Sidecars load services on demand if they say so or, as
-    /// long as they say nothing, if `on_demand` is set.
-    /// Those that are able to take endpoints one by one do, if `increments` is set.
+    /// long as they say nothing, if `on_demand` is set. Those that can take endpoints one by one do if
+    /// `increments` is set, unless they say that they will not.
     fn client(&self, on_demand: bool, increments: bool) -> Option<Client> {
         self.node().map(|node| {
             let kind = kind_of(node);
@@ -49,7 +50,10 @@ pub trait Request {
                 profile: Profile {
                     kind,
                     on_demand,
-                    increments: able && increments && takes_collections(node),
+                    increments: able
+                        && increments
+                        && takes_collections(node)
+                        && wish(node, Profile::INCREMENTS) != Some(false),
                 },
             }
         })

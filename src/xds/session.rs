@@ -221,7 +221,7 @@ where
         let error = request.error().map(shorten);
         let outcome = self.machine().request(request);
         let rejects = outcome.map_err(|refusal| refused(&refusal))?;
-        let names = self.machine().subscribed();
+        let names = self.machine().footprint();
         self.seat.check_names(names)?;
         self.join();
         if let Some(error) = error.filter(|_| rejects) {

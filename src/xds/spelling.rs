@@ -5,6 +5,11 @@
 //! which hosts there are. Invariant: the spelling here is the one of `translate`'s names, and the
 //! spelling of a spelling is itself. Source: `vhds.proto`, "names are split at the last slash".
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
 use crate::resource::ResourceType;
 
 /// Whether answers have to repeat how the client spelled the name.
@@ -16,7 +21,7 @@ pub fn is_free(kind: ResourceType) -> bool {
 pub fn canonical(kind: ResourceType, name: &str) -> String {
     match name.rsplit_once('/') {
         Some((routes, host)) if is_free(kind) => {
-            let host = without_port(host).trim_end_matches('.');
+            let host = without_port(host.trim_end_matches('.')).trim_end_matches('.');
             format!("{routes}/{}", host.to_lowercase())
         }
         _ => name.to_owned(),
@@ -36,6 +41,53 @@ fn without_port(host: &str) -> &str {
     }
 }
 
+/// How the names that want an answer were spelled, where the answer has to repeat it.
+#[derive(Debug, Default)]
+pub struct Spellings {
+    asked: BTreeMap<Arc<str>, Asked>,
+    count: usize,
+    /// So many came with the first request, whose size is bounded.
+    brought: usize,
+}
+
+/// What was asked for under one name.
+#[derive(Debug, Default)]
+pub struct Asked {
+    pub aliases: BTreeSet<Arc<str>>,
+    /// The client was subscribed to it before, and may hold it.
+    pub known: bool,
+}
+
+impl Spellings {
+    pub fn ask(&mut self, name: &Arc<str>, spelled: &str, known: bool) {
+        let asked = self.asked.entry(name.clone()).or_default();
+        asked.known |= known;
+        self.count += usize::from(asked.aliases.insert(spelled.into()));
+    }
+
+    pub fn take(&mut self, name: &str) -> Option<Asked> {
+        let asked = self.asked.remove(name)?;
+        self.count -= asked.aliases.len();
+        self.brought = self.brought.min(self.count);
+        Some(asked)
+    }
+
+    /// The first request was read.
+    pub fn note_brought(&mut self) {
+        self.brought = self.count;
+    }
+
+    /// How many names want an answer.
+    pub fn names(&self) -> usize {
+        self.asked.len()
+    }
+
+    /// Spellings that nothing but a limit bounds.
+    pub fn excess(&self) -> usize {
+        self.count - self.brought
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -49,6 +101,7 @@ mod tests {
             ("outbound/Orders:8080", "outbound/orders"),
             ("outbound/orders.mesh.:80", "outbound/orders.mesh"),
             ("outbound/orders:", "outbound/orders"),
+            ("outbound/orders:80.", "outbound/orders"),
             ("outbound/[2001:DB8::1]:80", "outbound/[2001:db8::1]"),
             ("outbound/2001:db8::1", "outbound/2001:db8::1"),
             ("a/b/Orders:1", "a/b/orders"),
@@ -71,7 +124,7 @@ mod tests {
         }
 
         #[test]
-        fn the_spelling_of_a_spelling_is_itself(host in "[a-zA-Z0-9.-]{1,20}(:[0-9]{1,5})?") {
+        fn the_spelling_of_a_spelling_is_itself(host in "[a-zA-Z0-9.-]{1,20}(:[0-9]{1,5})?[.]?") {
             let once = canonical(ResourceType::VirtualHost, &format!("outbound/{host}"));
             prop_assert_eq!(canonical(ResourceType::VirtualHost, &once), once);
         }

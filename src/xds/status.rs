@@ -12,6 +12,8 @@ pub struct ClientStatus {
     pub kind: &'static str,
     /// Whether it loads services on demand.
     pub on_demand: bool,
+    /// Whether it takes the endpoints of large services one by one.
+    pub increments: bool,
     /// `ip:port` of the peer.
     pub address: String,
     #[serde(serialize_with = "rfc3339")]
@@ -69,6 +71,7 @@ mod tests {
             kind: "envoy",
             address: "127.0.0.1:40000".into(),
             on_demand: false,
+            increments: true,
             connected_at: UNIX_EPOCH + Duration::from_millis(1_700_000_000_500),
             types: [("clusters".to_owned(), subscribed)].into(),
         };
@@ -79,6 +82,7 @@ mod tests {
                 "kind": "envoy",
                 "address": "127.0.0.1:40000",
                 "onDemand": false,
+                "increments": true,
                 "connectedAt": "2023-11-14T22:13:20.500Z",
                 "types": {"clusters": {"state": "NOT_SENT", "version": null, "subscribed": 1, "error": null}},
             })

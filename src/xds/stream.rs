@@ -50,6 +50,12 @@ pub trait Variant: Default {
     /// What it is subscribed to.
     fn subscription(&self) -> &Subscription;
 
+    /// How much of its client's making it holds, in names.
+    fn footprint(&self) -> usize {
+        let subscription = self.subscription();
+        subscription.len().max(subscription.pending.len())
+    }
+
     /// What is to be sent now, if anything. With `hold`, which is the time now, removals are kept
     /// back for as long as they may be.
     fn collect(
@@ -296,9 +302,9 @@ impl<V: Variant> Stream<V> {
 
     /// When to poll again though nothing happened: a bounded wait ends.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        let routes = [ResourceType::Listener, ResourceType::Route];
+        let routes = ResourceType::ALL.into_iter();
         let gated = routes
-            .into_iter()
+            .filter(|kind| !is_needed_by_routes(*kind))
             .any(|kind| self.lanes[kind as usize].is_some());
         let gate = self
             .clusters_unacked_since()
@@ -312,11 +318,10 @@ impl<V: Variant> Stream<V> {
             .min()
     }
 
-    /// How many names are subscribed, of all types.
-    pub fn subscribed(&self) -> usize {
-        self.interests()
-            .map(|(_, subscription)| subscription.len())
-            .sum()
+    /// How much of its client's making it holds, in names of all types.
+    pub fn footprint(&self) -> usize {
+        let lanes = self.lanes.iter().flatten();
+        lanes.map(|lane| lane.variant.footprint()).sum()
     }
 
     /// How each subscribed type stands, for operators.

@@ -11,9 +11,9 @@ use envoy_types::pb::envoy::{
 use proptest::prelude::*;
 use prost::Message;
 
-use super::{Mesh, ResourceType::*, Stream, node};
+use super::{Mesh, ResourceType::*, Stream, node, on_demand};
 use crate::{
-    resource::{Edition, Resource, ResourceType, STAMP, Stamps, Version},
+    resource::{Edition, Profile, Resource, ResourceType, STAMP, Stamps, Version},
     xds::{
         body::{self, Form},
         delta::Delta,
@@ -26,6 +26,7 @@ struct Sidecar {
     mesh: Mesh,
     stream: Stream<Delta>,
     minor: u32,
+    willing: Option<bool>,
     introduced: bool,
 }
 
@@ -35,6 +36,7 @@ impl Sidecar {
             mesh: mesh.clone(),
             stream: Stream::new(Scope::Aggregated).increments(Some(Stamps::new(first_stamp))),
             minor: 40,
+            willing: None,
             introduced: false,
         }
     }
@@ -50,6 +52,9 @@ impl Sidecar {
                 }),
                 metadata: None,
             }));
+        sender.metadata = self
+            .willing
+            .map(|willing| on_demand::metadata(Profile::INCREMENTS, willing));
         let introduced = std::mem::replace(&mut self.introduced, true);
         let request = DeltaDiscoveryRequest {
             node: (!introduced).then_some(sender),
@@ -323,6 +328,13 @@ fn line_49_who_cannot_take_collections_gets_whole_assignments() {
     let new = || Sidecar::new(&mesh, 0);
     assert!(!whole(new()));
     assert!(whole(Sidecar { minor: 39, ..new() }));
+    for willing in [true, false] {
+        let sidecar = Sidecar {
+            willing: Some(willing),
+            ..new()
+        };
+        assert_eq!(whole(sidecar), !willing);
+    }
     let stream = Stream::new(Scope::Aggregated);
     assert!(whole(Sidecar { stream, ..new() }));
     let stream = Stream::new(Scope::Only(Endpoint)).increments(Some(Stamps::new(0)));
@@ -352,6 +364,47 @@ fn line_49_a_collection_goes_out_in_one_message_and_changes_in_several() {
     }
     let [first, second] = [sidecar.receive().unwrap(), sidecar.receive().unwrap()];
     assert_eq!([first.resources.len(), second.resources.len()], [3, 3]);
+    sidecar.silent();
+}
+
+#[test]
+fn line_49_members_that_are_all_replaced_at_once_are_a_change_like_any_other() {
+    let mesh = orders();
+    let mut sidecar = Sidecar::new(&mesh, 0);
+    let collections = sidecar.collections("orders");
+    sidecar.subscribe(LbEndpoint, &[&collections[0]]);
+    sidecar.next();
+    let name = |member: &str| format!("orders/{STAMP}/a/{member}");
+    let put = Resource::new(LbEndpoint, name("3"), Version(1), b"");
+    let gone = ["1", "2"].map(|member| (LbEndpoint, name(member).into()));
+    let changed = mesh
+        .0
+        .borrow_mut()
+        .snapshots
+        .of_mut(Edition::Increments)
+        .apply(vec![put.into()], &gone);
+    assert_eq!(changed, 3);
+    assert_eq!(told(&sidecar.next()), ["3@1", "-1", "-2"]);
+    sidecar.silent();
+}
+
+#[test]
+fn line_49_a_zone_that_went_and_came_back_unseen_is_told_under_a_new_name_alone() {
+    let mesh = orders();
+    let mut sidecar = Sidecar::new(&mesh, 0);
+    let collections = sidecar.collections("orders");
+    sidecar.subscribe(LbEndpoint, &[&collections[0]]);
+    sidecar.next();
+    mesh.remove_member("a/1");
+    mesh.remove_member("a/2");
+    mesh.assign("orders", &BTreeSet::new());
+    mesh.put_member("a/3@1", 8);
+    mesh.assign("orders", &["a"].into());
+    let renamed = named(&sidecar.next());
+    assert_ne!(renamed, collections);
+    sidecar.silent();
+    sidecar.change(LbEndpoint, &[&renamed[0]], &[&collections[0]]);
+    assert_eq!(told(&sidecar.next()), ["3@1"]);
     sidecar.silent();
 }
 

@@ -22,17 +22,19 @@ fn sidecar(mesh: &Mesh) -> DeltaClient {
 }
 
 fn wishing(wish: Option<bool>) -> Node {
-    let value = |kind| Value { kind: Some(kind) };
-    let wishes = wish.map(|wish| {
-        let fields = [(Profile::ON_DEMAND.to_owned(), value(Kind::BoolValue(wish)))].into();
-        let wishes = value(Kind::StructValue(Struct { fields }));
-        Struct {
-            fields: [(Profile::METADATA.to_owned(), wishes)].into(),
-        }
-    });
     Node {
-        metadata: wishes,
+        metadata: wish.map(|wish| metadata(Profile::ON_DEMAND, wish)),
         ..node("envoy")
+    }
+}
+
+/// What a node says that wishes something of this server, or not.
+pub(super) fn metadata(key: &str, wish: bool) -> Struct {
+    let value = |kind| Value { kind: Some(kind) };
+    let fields = [(key.to_owned(), value(Kind::BoolValue(wish)))].into();
+    let wishes = value(Kind::StructValue(Struct { fields }));
+    Struct {
+        fields: [(Profile::METADATA.to_owned(), wishes)].into(),
     }
 }
 
@@ -158,6 +160,81 @@ fn line_46_a_client_that_comes_back_is_told_nothing_that_it_holds() {
     let mut behind = sidecar(&mesh);
     behind.resume(VirtualHost, &names, &["outbound/orders@1"]);
     assert_eq!(read(&mut behind), [answer(ORDERS, &names, true)]);
+}
+
+#[test]
+fn line_46_a_host_that_went_before_it_was_asked_for_is_answered_as_any_unknown_one() {
+    let mesh = mesh("orders").with(VirtualHost, &["outbound/users@1"]);
+    let mut client = sidecar(&mesh);
+    client.subscribe(VirtualHost, &["outbound/users"]).settle();
+    mesh.remove(VirtualHost, ORDERS);
+    client.subscribe(VirtualHost, &["outbound/orders:80"]);
+    let absent = answer(ORDERS, &["outbound/orders:80"], false);
+    assert_eq!(read(&mut client), [absent]);
+    client.silent();
+}
+
+#[test]
+fn line_46_a_host_asked_for_again_while_it_goes_is_answered_and_then_taken_back() {
+    let mesh = mesh("orders");
+    let mut client = sidecar(&mesh);
+    client.subscribe(VirtualHost, &[ORDERS]).settle();
+    mesh.remove(VirtualHost, ORDERS);
+    client.subscribe(VirtualHost, &["outbound/orders:80"]);
+    let absent = answer(ORDERS, &["outbound/orders:80"], false);
+    assert_eq!(read(&mut client), [absent]);
+    assert_eq!(client.next(), told(VirtualHost, &[]).removing(&[ORDERS]));
+    client.ack(VirtualHost).silent();
+}
+
+#[test]
+fn line_46_a_host_that_went_while_the_client_was_away_is_answered_and_then_taken_back() {
+    let mut client = sidecar(&mesh("users"));
+    let names = ["outbound/orders"];
+    client.resume(VirtualHost, &names, &["outbound/orders@1"]);
+    assert_eq!(read(&mut client), [answer(ORDERS, &names, false)]);
+    assert_eq!(client.next(), told(VirtualHost, &[]).removing(&[ORDERS]));
+    client.ack(VirtualHost).silent();
+}
+
+#[test]
+fn line_46_unknown_hosts_without_end_are_answered_and_hold_little() {
+    let mesh = mesh("orders");
+    let mut client = sidecar(&mesh);
+    client.subscribe(VirtualHost, &[ORDERS]).settle();
+    for round in 0..5 {
+        let hosts = hosts(1_000, &format!("outbound/x{round}-"));
+        client.subscribe(VirtualHost, &refs(&hosts));
+        assert_eq!(read(&mut client).len(), 1_000);
+        assert!(client.stream.footprint() <= 1_001);
+    }
+    mesh.put(VirtualHost, "outbound/x4-999@1");
+    mesh.put(VirtualHost, "outbound/x0-0@1");
+    let latest = answer("outbound/x4-999", &[], true);
+    assert_eq!(read(&mut client), [latest], "the latest are followed");
+    let first = "outbound/x0-0";
+    client.subscribe(VirtualHost, &[first]);
+    assert_eq!(read(&mut client), [answer(first, &[first], true)]);
+}
+
+#[test]
+fn line_46_what_a_client_comes_back_with_counts_once_it_is_answered_and_spellings_at_once() {
+    let mut client = sidecar(&mesh("orders"));
+    client.subscribe(VirtualHost, &refs(&hosts(5_000, "outbound/x")));
+    assert_eq!(client.stream.footprint(), 0);
+    client.receive().expect("an answer");
+    assert_eq!(client.stream.footprint(), 1_000);
+    // Without an ACK they pile up.
+    client.subscribe(VirtualHost, &refs(&hosts(5_000, "outbound/orders:")));
+    assert!(client.stream.footprint() >= 6_000);
+}
+
+fn hosts(count: u32, begin: &str) -> Vec<String> {
+    (0..count).map(|at| format!("{begin}{at}")).collect()
+}
+
+fn refs(hosts: &[String]) -> Vec<&str> {
+    hosts.iter().map(String::as_str).collect()
 }
 
 #[test]
