@@ -11,7 +11,10 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::{admin::Admin, support::zookeeper::ZooKeeper};
+use crate::{
+    admin::Admin,
+    support::{wait::free_address, zookeeper::ZooKeeper},
+};
 
 /// For what takes milliseconds unless something is wrong.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -118,12 +121,6 @@ fn get(address: SocketAddr, path: &str) -> Option<String> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     Some(answer)
-}
-
-/// Free a moment ago.
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap()
 }
 
 fn file(folder: &Path, name: &str, text: &str) -> PathBuf {

@@ -39,6 +39,11 @@ impl Mesh {
         }
     }
 
+    async fn deregister(&self, service: &str) {
+        self.tree.delete(service, "i").await;
+        self.tree.delete_service(service).await;
+    }
+
     async fn register(&self, service: &str) {
         let address = self.backend.address.to_string();
         self.tree.register(service, "i", address.as_bytes()).await;
@@ -103,8 +108,7 @@ async fn an_unknown_host_is_answered_at_once_and_followed_when_it_comes_and_goes
     mesh.register("nowhere").await;
     let comes = async || (answer("nowhere").await == StatusCode::OK).then_some(());
     until("the service that came", comes).await;
-    mesh.tree.delete("nowhere", "i").await;
-    mesh.tree.delete_service("nowhere").await;
+    mesh.deregister("nowhere").await;
     let goes = async || (answer("nowhere").await == StatusCode::NOT_FOUND).then_some(());
     until("404 for the service that went", goes).await;
     until("its cluster is gone", async || {
@@ -155,6 +159,37 @@ async fn a_first_request_waits_for_a_server_that_is_away() {
     mesh.server.restart().await;
     let answer = waiting.await.unwrap().unwrap();
     assert_eq!(answer, (StatusCode::OK, mesh.backend.address.to_string()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_unseen_is_unknown_from_then_on() {
+    let mut mesh = Mesh::of(&["orders", "users", "carts"]).await;
+    let envoy = Envoy::on_demand(&mesh.server, "unseen").await;
+    let http = Http::new();
+    let answer = async |host: &str| http.get(envoy.outbound, host, "/").await.unwrap().0;
+    for host in ["orders", "carts:8080"] {
+        assert_eq!(answer(host).await, StatusCode::OK);
+    }
+    // Before anybody asked for it, and while the server is away.
+    mesh.deregister("users").await;
+    until("the server has noticed", async || {
+        let services = mesh.server.api("services?name=users").await;
+        services.as_array()?.is_empty().then_some(())
+    })
+    .await;
+    assert_eq!(answer("users").await, StatusCode::NOT_FOUND);
+    mesh.server.kill().await;
+    mesh.deregister("orders").await;
+    mesh.deregister("carts").await;
+    mesh.server.restart().await;
+    for host in ["orders", "carts", "carts:8080"] {
+        let gone = async || (answer(host).await == StatusCode::NOT_FOUND).then_some(());
+        until(&format!("404 for {host}"), gone).await;
+    }
+    mesh.register("orders").await;
+    let back = async || (answer("orders").await == StatusCode::OK).then_some(());
+    until("the service that came back", back).await;
+    assert!(envoy.rejections().await.is_empty(), "{}", envoy.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,9 +1,11 @@
 //! Waiting for states instead of sleeping.
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     time::{Duration, Instant},
 };
+
+use super::zookeeper::free_port;
 
 /// Longer than any state here takes to come about on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(40);
@@ -23,10 +25,7 @@ pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T 
     }
 }
 
-/// An address of the loopback interface that nobody listened on a moment ago.
+/// An address of the loopback interface that nobody listened on a moment ago and nobody else was given.
 pub fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
+    SocketAddr::from(([127, 0, 0, 1], free_port()))
 }
