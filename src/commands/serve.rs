@@ -68,9 +68,6 @@ impl Args {
         }
         self.logs.begin()?;
         tokio::runtime::Builder::new_multi_thread()
-            // Streams that a change woke stand in the shared queue, those with an ACK to take in in a
-            // worker's own, which comes first otherwise: the last to be told would wait for every ACK.
-            .global_queue_interval(1)
             .enable_all()
             .build()?
             .block_on(app::run(config))?;
