@@ -6,6 +6,7 @@ use super::{
     Rig, delta,
     experiment::{self, Outcome, Pace},
     journal::{Service, Watch},
+    load::Hello,
     mesh::{LARGE, MANY},
     report::{Row, Target},
     server::{Server, Side, linear},
@@ -112,55 +113,27 @@ async fn watching_some(rig: &mut Rig) {
         let first = Service::try_from(client).unwrap_or(0) * 13;
         (0..20).map(|i| (first + i * 97) % services).collect()
     };
-    let changes: Vec<_> = (0..400u32).map(|i| vec![i * 7_919 % services]).collect();
-    for (side, name) in sides() {
-        let server = Server::start(side, &rig.mesh.zookeeper, MANY).await;
-        let hellos = experiment::named(1_000, some);
-        let outcome = experiment::run(
-            &rig.mesh,
-            &server,
-            MANY,
-            hellos,
-            &changes,
-            Pace::Rate(100.0),
-        )
-        .await;
-        rates(
-            rig,
-            name,
-            "1,000 clients watch 20 of all, 100 changes/s",
-            &outcome,
-        );
-    }
+    let hellos = experiment::named(1_000, some);
+    let changes = experiment::spread(400, services);
+    at_a_pace(rig, "1,000 clients watch 20 of all", &hellos, &changes).await;
 }
 
 /// Each client watches all services.
 async fn watching_all(rig: &mut Rig) {
     let services = rig.mesh.services();
+    let all = &Watch::Everything;
+    let hellos = experiment::everything(WILDCARDS, delta::ENDPOINT, services as usize, all);
     let changes = experiment::spread(200, services);
+    at_a_pace(rig, "20 clients watch everything", &hellos, &changes).await;
+}
+
+/// All sides, with a hundred changes a second.
+async fn at_a_pace(rig: &mut Rig, what: &str, hellos: &[Hello], changes: &[Vec<Service>]) {
     for (side, name) in sides() {
         let server = Server::start(side, &rig.mesh.zookeeper, MANY).await;
-        let hellos = experiment::everything(
-            WILDCARDS,
-            delta::ENDPOINT,
-            services as usize,
-            &Watch::Everything,
-        );
-        let outcome = experiment::run(
-            &rig.mesh,
-            &server,
-            MANY,
-            hellos,
-            &changes,
-            Pace::Rate(100.0),
-        )
-        .await;
-        rates(
-            rig,
-            name,
-            "20 clients watch everything, 100 changes/s",
-            &outcome,
-        );
+        let (hellos, pace) = (hellos.to_vec(), Pace::Rate(100.0));
+        let outcome = experiment::run(&rig.mesh, &server, MANY, hellos, changes, pace).await;
+        rates(rig, name, &format!("{what}, 100 changes/s"), &outcome);
     }
 }
 
