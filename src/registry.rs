@@ -15,6 +15,7 @@ pub mod index;
 pub mod metrics;
 pub mod name;
 pub mod reason;
+pub mod registration;
 mod roster;
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
