@@ -12,6 +12,7 @@
 
 pub mod format;
 pub mod index;
+pub mod layout;
 pub mod metrics;
 pub mod name;
 pub mod reason;
