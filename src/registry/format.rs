@@ -32,11 +32,13 @@ mod serverset;
 
 use std::{cell::OnceCell, fmt, str::FromStr};
 
+pub use field::weight_under;
 pub use host::connectable;
 use keys::Keys;
 
 use super::{
     Rejected, Stat,
+    layout::Layout,
     reason::{Reason, quoted},
     registration::Registration,
 };
@@ -152,6 +154,16 @@ impl FormatChoice {
             Self::Dubbo => "dubbo",
             Self::Serverset => "serverset",
             Self::Nerve => "nerve",
+        }
+    }
+
+    /// Where services and instances stand, unless the configuration says otherwise.
+    pub fn layout(self) -> Layout {
+        match self {
+            Self::Auto => Layout::mixed(),
+            Self::Plain | Self::Curator | Self::Serverset => Layout::flat(),
+            Self::Dubbo => Layout::dubbo(),
+            Self::Nerve => Layout::nerve(),
         }
     }
 

@@ -174,7 +174,10 @@ fn metadata(url: Url) -> BTreeMap<String, String> {
         .collect();
     metadata.insert("protocol".to_owned(), field::folded(url.scheme.clone()));
     // A REST provider may have a path of its own before its interface's.
-    if url.get("interface").is_some_and(|interface| interface != url.path) {
+    if url
+        .get("interface")
+        .is_some_and(|interface| interface != url.path)
+    {
         metadata.insert("path".to_owned(), field::folded(url.path));
     }
     metadata
