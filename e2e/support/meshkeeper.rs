@@ -28,6 +28,13 @@ impl MeshKeeper {
         Self::spawn_with(zookeeper, "", "")
     }
 
+    /// Ready, with further keys of the registry (`format: dubbo, root: /dubbo`).
+    pub async fn start_registry(zookeeper: &str, keys: &str) -> Self {
+        let server = Self::spawn_keys(zookeeper, keys, "", "");
+        server.ready().await;
+        server
+    }
+
     /// Ready, with further keys of `xds` (`maxStreams: 5`).
     pub async fn start_with(zookeeper: &str, xds: &str) -> Self {
         let server = Self::spawn_with(zookeeper, xds, "");
@@ -43,10 +50,14 @@ impl MeshKeeper {
     }
 
     fn spawn_with(zookeeper: &str, xds_keys: &str, mesh_keys: &str) -> Self {
+        Self::spawn_keys(zookeeper, "", xds_keys, mesh_keys)
+    }
+
+    fn spawn_keys(zookeeper: &str, keys: &str, xds_keys: &str, mesh_keys: &str) -> Self {
         let folder = TempDir::new().unwrap();
         let (xds, admin, outbound) = (free_address(), free_address(), free_address());
         let config = format!(
-            "registries: [{{name: main, connect: \"{zookeeper}\", sessionTimeout: 4s}}]\n\
+            "registries: [{{name: main, connect: \"{zookeeper}\", sessionTimeout: 4s, {keys}}}]\n\
              xds: {{listen: \"{xds}\", {xds_keys}}}\n\
              admin: {{listen: \"{admin}\"}}\n\
              mesh: {{outboundListen: \"{outbound}\", {mesh_keys}}}\n"

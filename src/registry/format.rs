@@ -128,7 +128,7 @@ pub enum FormatChoice {
     Plain,
     /// Curator's service discovery: Spring Cloud, Dubbo 3 at application level and others.
     Curator,
-    /// Dubbo at both levels.
+    /// Dubbo at interface level.
     Dubbo,
     /// Server sets of Finagle and Aurora, with their vectors.
     Serverset,
@@ -180,7 +180,7 @@ impl FormatChoice {
             ],
             Self::Plain => &[&json::Json, &plain::Plain],
             Self::Curator => &[&curator::Curator],
-            Self::Dubbo => &[&dubbo::Dubbo, &curator::Curator],
+            Self::Dubbo => &[&dubbo::Dubbo],
             Self::Serverset => &[&serverset::Serverset],
             Self::Nerve => &[&nerve::Nerve],
         }
@@ -201,11 +201,8 @@ impl FormatChoice {
             reason: reason.into_string(),
         };
         let Some(format) = self.format_of(znode) else {
-            let reason = match (self, znode.text()) {
-                (Self::Dubbo, _) => Reason::new("neither a provider's URL nor a Curator instance"),
-                (_, Err(reason)) => reason,
-                (..) => Reason::new("payload is in no known format; write host:port or JSON"),
-            };
+            let unknown = || Reason::new("payload is in no known format; write host:port or JSON");
+            let reason = znode.text().err().unwrap_or_else(unknown);
             return Err(reject(self.as_str(), reason));
         };
         match format.decode(znode) {
@@ -292,7 +289,10 @@ mod tests {
 
     #[test]
     fn a_fixed_format_reads_no_other() {
-        let rejected = rejected(FormatChoice::Curator, b"10.0.0.7:8080");
-        assert_eq!(rejected.format, "curator");
+        use FormatChoice::{Curator, Dubbo, Nerve, Serverset};
+        for choice in [Curator, Dubbo, Nerve, Serverset] {
+            let rejected = rejected(choice, b"10.0.0.7:8080");
+            assert_eq!(rejected.format, choice.as_str());
+        }
     }
 }
