@@ -600,6 +600,25 @@ fn a_service_with_a_level_before_its_instances_exists_by_these_alone() {
 }
 
 #[test]
+fn what_stands_beside_services_that_need_a_level_is_none() {
+    let mut index = Index::new(Config {
+        layout: Layout::dubbo(),
+        ..index().config
+    });
+    apply(&mut index, [put("metadata", "", 1, 1)]);
+    assert_eq!(names(&index), [""; 0]);
+    apply(
+        &mut index,
+        [
+            put("com.foo.Bar", "", 2, 2),
+            put("com.foo.Bar/providers", "", 3, 3),
+            put("com.foo.Bar/providers/i", "10.0.0.1:80", 4, 4),
+        ],
+    );
+    assert_eq!(names(&index), ["com.foo.Bar"]);
+}
+
+#[test]
 fn a_part_is_a_service_of_its_own_while_it_has_instances() {
     let mut index = index();
     let admin = || Decoded {

@@ -1,5 +1,6 @@
 package fleet;
 
+import java.util.Map;
 import java.util.Scanner;
 import org.apache.dubbo.config.ApplicationConfig;
 import org.apache.dubbo.config.ProtocolConfig;
@@ -18,7 +19,8 @@ public class DubboProvider {
         application.setQosEnable(false);
         application.setRegisterMode("all");
         RegistryConfig registry = new RegistryConfig("zookeeper://" + args[0]);
-        registry.setSession(4_000);
+        // As a parameter, which Dubbo's configuration centre, whose session it shares, takes over.
+        registry.setParameters(Map.of("session", "4000"));
         DubboBootstrap bootstrap = DubboBootstrap.getInstance()
             .application(application)
             .registry(registry)
