@@ -1,8 +1,12 @@
 //! Registrations by the real frameworks, live: Spring Boot, Curator, Dubbo at both levels, Finagle and kazoo
 //! register, change and leave, while a real MeshKeeper and a real Envoy watch.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
+use base64::{Engine, engine::general_purpose::URL_SAFE};
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use http::StatusCode;
 use meshkeeper::resource::ResourceType;
@@ -283,6 +287,38 @@ async fn server_sets_are_followed_with_their_statuses_and_named_ports() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_persistent_znode_of_nerve_is_served_while_it_is_touched() {
+    let zookeeper = ZooKeeper::start();
+    let mut nerve = Program::kazoo(&zookeeper);
+    nerve.ready().await;
+    let name = encoded(r#"{"host":"10.0.0.7","port":3000,"name":"i","labels":{"az":"a"}}"#);
+    let path = format!("/nerve/services/users/services/{name}");
+    nerve.tell(&format!("persist {path}")).await;
+    let keys = "root: /nerve/services, format: nerve, ttl: 2s";
+    let server = MeshKeeper::start_registry(&zookeeper.connect(), keys).await;
+    told(&server, "users", &["10.0.0.7:3000 healthy"]).await;
+    assert_eq!(instances(&server, "users").await[0]["zone"], "a");
+
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(5) {
+        nerve.tell(&format!("set {path}")).await;
+        told(&server, "users", &["10.0.0.7:3000 healthy"]).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    // Nerve dies here.
+    told(
+        &server,
+        "users",
+        &["10.0.0.7:3000 disabled: not written within its TTL"],
+    )
+    .await;
+    nerve.tell(&format!("set {path}")).await;
+    told(&server, "users", &["10.0.0.7:3000 healthy"]).await;
+    nerve.tell(&format!("delete {path}")).await;
+    told(&server, "users", &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn all_formats_are_told_apart_in_one_tree() {
     let zookeeper = ZooKeeper::start();
     let mut kazoo = Program::kazoo(&zookeeper);
@@ -290,12 +326,9 @@ async fn all_formats_are_told_apart_in_one_tree() {
     let backend = Backend::start().await;
     let port = backend.address.port();
     kazoo.ready().await;
-    let encoded = {
-        use base64::{Engine, engine::general_purpose::URL_SAFE};
-        URL_SAFE.encode(format!(
-            r#"{{"host":"127.0.0.1","port":{port},"name":"n"}}"#
-        ))
-    };
+    let in_name = encoded(&format!(
+        r#"{{"host":"127.0.0.1","port":{port},"name":"n"}}"#
+    ));
     let url = format!("dubbo%3A%2F%2F127.0.0.1%3A{port}%2Ffleet.Clock%3Fside%3Dprovider");
     for (format, path, data) in [
         (
@@ -325,11 +358,7 @@ async fn all_formats_are_told_apart_in_one_tree() {
             "of-nerve/i_1".to_owned(),
             format!(r#"{{"host": "127.0.0.1", "port": {port}, "name": "i"}}"#),
         ),
-        (
-            "nerve",
-            format!("of-encoded/base64_{}_{encoded}_1", encoded.len()),
-            String::new(),
-        ),
+        ("nerve", format!("of-encoded/{in_name}"), String::new()),
         (
             "dubbo",
             format!("of-dubbo/providers/{url}"),
@@ -362,6 +391,12 @@ async fn all_formats_are_told_apart_in_one_tree() {
         })
         .await;
     }
+}
+
+/// The name that nerve gives a znode with path encoding.
+fn encoded(registration: &str) -> String {
+    let text = URL_SAFE.encode(registration);
+    format!("base64_{}_{text}_0000000001", text.len())
 }
 
 /// With a root, without which it would not be ready.

@@ -687,6 +687,23 @@ fn a_weight_ramps_up_while_time_goes_on() {
 }
 
 #[test]
+fn what_drains_does_not_ramp_up() {
+    let mut index = index();
+    let drained = Decoded {
+        weight: Weight::DRAIN,
+        warm_up: Some(WarmUp {
+            since: 1_000,
+            lasts: 100_000,
+        }),
+        ..decoded(ip(1))
+    };
+    let registration = Registration::Instances(vec![drained]);
+    register(&mut index, "s/i", registration, 1_000);
+    assert_eq!(weights(&index, "s"), [("10.0.0.1".to_owned(), 0)]);
+    assert_eq!(index.due(), None);
+}
+
+#[test]
 fn factors_multiply_the_weights_of_what_they_select_and_go_with_their_znodes() {
     let mut index = index();
     let shard = Decoded {
