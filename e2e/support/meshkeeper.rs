@@ -28,6 +28,13 @@ impl MeshKeeper {
         Self::spawn_with(zookeeper, "", "")
     }
 
+    /// Ready, with further keys of the registry (`format: dubbo, root: /dubbo`).
+    pub async fn start_registry(zookeeper: &str, keys: &str) -> Self {
+        let server = Self::spawn_keys(zookeeper, keys, "", "");
+        server.ready().await;
+        server
+    }
+
     /// Ready, with further keys of `xds` (`maxStreams: 5`).
     pub async fn start_with(zookeeper: &str, xds: &str) -> Self {
         let server = Self::spawn_with(zookeeper, xds, "");
@@ -48,7 +55,12 @@ impl MeshKeeper {
     }
 
     fn spawn_with(zookeeper: &str, xds_keys: &str, mesh_keys: &str) -> Self {
-        let registry = format!("{{name: main, connect: \"{zookeeper}\", sessionTimeout: 4s}}");
+        Self::spawn_keys(zookeeper, "", xds_keys, mesh_keys)
+    }
+
+    fn spawn_keys(zookeeper: &str, keys: &str, xds_keys: &str, mesh_keys: &str) -> Self {
+        let registry =
+            format!("{{name: main, connect: \"{zookeeper}\", sessionTimeout: 4s, {keys}}}");
         Self::spawn_all(&registry, xds_keys, mesh_keys)
     }
 
