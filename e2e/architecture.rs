@@ -62,6 +62,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 const PURE: &[&str] = &[
     "model",
     "registry/format",
+    "registry/guard",
     "registry/index",
     "resource",
     "snapshot",

@@ -11,6 +11,7 @@
 //! keeps serving that last good value until it is deleted or the process ends.
 
 pub mod format;
+pub mod guard;
 pub mod index;
 pub mod metrics;
 pub mod name;

@@ -245,7 +245,8 @@ fn health(instance: &Instance) -> String {
     match &instance.health {
         Health::Disabled(reason) => format!("disabled: {reason}"),
         Health::Unhealthy => "unhealthy".to_owned(),
-        Health::Healthy if instance.weight == Weight::DRAIN => "draining".to_owned(),
+        _ if instance.weight == Weight::DRAIN => "draining".to_owned(),
+        Health::Degraded => "degraded".to_owned(),
         Health::Healthy => "healthy".to_owned(),
     }
 }
