@@ -19,7 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("state", &["model", "registry"]),
     ("translate", &["model", "resource"]),
     ("zookeeper", &["registry"]),
-    ("publish", &["registry", "snapshot", "translate"]),
+    ("publish", &["registry", "snapshot", "state", "translate"]),
     ("xds", &["resource", "snapshot"]),
     (
         "admin",
@@ -37,6 +37,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "resource",
             "shutdown",
             "snapshot",
+            "state",
             "telemetry",
             "translate",
             "xds",
@@ -62,9 +63,15 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Modules without I/O, and the files of other modules that have none either.
 const PURE: &[&str] = &[
     "model",
+    "registry/catalog",
     "registry/format",
+    "registry/catalog",
     "registry/guard",
+    "registry/guarded",
     "registry/index",
+    "registry/layout",
+    "registry/name",
+    "registry/shape",
     "resource",
     "snapshot",
     "state/codec",

@@ -4,13 +4,22 @@
 //! runs, so that port 0 can be asked for. Invariant: every task is one of [`Tasks`], so none ends in
 //! silence; and everything that can fail at the start fails before the first task runs.
 
-use std::{convert::Infallible, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+mod states;
 
+use std::{
+    convert::Infallible,
+    fmt, io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use futures_util::future::BoxFuture;
 use rustix::process::{Resource as Limit, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::{TcpListener, TcpSocket},
     runtime::{self, Handle, Runtime},
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -18,16 +27,17 @@ use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::{info, warn};
 
+use self::states::States;
 use crate::{
     admin::{self, Sources},
     config::{self, Config},
-    publish::{Publisher, Readers},
+    publish::{Order, Publisher, Readers},
     readiness::Readiness,
-    registry::{self, Index, layout::Layout},
+    registry::{self, Catalog, Layout, Mirrored, Picture},
     resource::{Edition, Resource, ResourceType, json::DESCRIPTOR_SET},
     shutdown::{self, Tasks},
     snapshot::Snapshots,
-    telemetry,
+    state, telemetry,
     translate::{self, Translation},
     xds::{
         self,
@@ -39,7 +49,7 @@ use crate::{
         lrs::{self, Lrs},
         session::Context,
     },
-    zookeeper::{self, State, Status},
+    zookeeper::{self, State, Status, Watcher},
 };
 
 /// How long streams and sessions get to end in order.
@@ -62,8 +72,6 @@ pub enum Error {
         /// Told in full by the message, and so no `source`.
         cause: io::Error,
     },
-    #[error("no registry is configured")]
-    NoRegistry,
     #[error("cannot start the thread of the registry: {0}")]
     Thread(io::Error),
     #[error("metrics: {0}")]
@@ -153,11 +161,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
 /// Binds the ports and starts every task; they end when `stop` is cancelled.
 pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Error> {
-    let registry = config.registries.first().ok_or(Error::NoRegistry)?;
     let metrics = telemetry::metrics()?;
     let xds_listener = listen(XDS, config.xds.listen)?;
     let admin_listener = listen(ADMIN, config.admin.listen)?;
-    let (publisher, readers) = publisher(config, registry, &metrics)?;
+    let (mut publisher, readers) = publisher(config, &metrics)?;
     let xds_metrics = xds::metrics::Metrics::register(&metrics)?;
     let zookeeper_metrics = zookeeper::Metrics::register(&metrics)?;
     let clients = Clients::new(xds_metrics.clone());
@@ -165,24 +172,35 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
     let loads = Loads::register(&metrics, readers.snapshots.clone())?;
     let (health, routes) = health_and_reflection().await?;
     let readiness = Readiness::new();
-    readiness.pending(&pending_name(&registry.name));
-    let app_addresses = (
+    let (xds, admin) = (
         local(&xds_listener, config.xds.listen),
         local(&admin_listener, config.admin.listen),
     );
 
     let (own_thread, registry_thread) = OwnThread::start()?;
     let mut tasks = Tasks::new();
-    let (batches, queue) = mpsc::channel(BATCHES);
-    let (state, states) = watch::channel(State::new());
-    let watched = zookeeper_config(registry);
-    tasks.spawn_on(
-        &registry_thread,
-        "zookeeper",
-        zookeeper::watch(watched, zookeeper_metrics, batches, state, stop.clone()),
-    );
+    let mut batches = Vec::new();
+    let mut watched = Vec::new();
+    let kept = states(config, &metrics, &stop)?;
+    for (at, registry) in config.registries.iter().enumerate() {
+        let (sender, receiver) = mpsc::channel(BATCHES);
+        let (state, states) = watch::channel(State::new());
+        batches.push(receiver);
+        watched.push(Watched::new(registry, states, &readiness));
+        let known = kept.as_ref().and_then(|states| {
+            let config = registry_config(registry);
+            states.keep(at, &registry.connect, &config, &mut publisher, &mut tasks)
+        });
+        let config = zookeeper_config(registry);
+        let (metrics, stop) = (zookeeper_metrics.clone(), stop.clone());
+        tasks.spawn_on(&registry_thread, "zookeeper", async move {
+            let mirror = Watcher::new(config, &metrics, sender, state)?;
+            mirror.knowing(known).run(stop).await
+        });
+    }
+    let wait = config.state.wait;
     tasks.spawn_on(&registry_thread, "publish", async move {
-        publisher.run(queue).await;
+        publisher.run(batches, wait).await;
         Ok::<_, Infallible>(())
     });
     let context = Context {
@@ -204,10 +222,10 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
         xds::server::serve(xds_listener, context, routes).await
     });
     let reporter = Reporter {
-        name: registry.name.clone(),
+        watched,
         readiness: readiness.clone(),
         health,
-        states,
+        registry: readers.registry.clone(),
         snapshots: readers.snapshots.clone(),
         stop: stop.clone(),
     };
@@ -215,8 +233,9 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
     let sources = sources(&readers, readiness, metrics, clients);
     tasks.spawn("admin", admin::serve(admin_listener, sources, admin_stop));
 
-    let (xds, admin) = app_addresses;
-    info!(%xds, %admin, registry = registry.name, zookeeper = registry.connect, "serving");
+    for registry in &config.registries {
+        info!(%xds, %admin, registry = registry.name, zookeeper = registry.connect, "serving");
+    }
     Ok(App {
         xds,
         admin,
@@ -271,24 +290,53 @@ fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
 
 fn publisher(
     config: &Config,
-    registry: &config::Registry,
     metrics: &prometheus::Registry,
 ) -> Result<(Publisher, Readers), Error> {
-    let index = Index::new(registry::Config {
-        name: registry.name.clone(),
-        root: registry.root.clone(),
-        format: registry.format,
-    });
+    let registries = config.registries.iter().map(registry_config);
     let translation = Translation::new(translate::Config {
         outbound_listen: config.mesh.outbound_listen,
         domain_suffix: config.mesh.domain_suffix.clone(),
         increments_above: config.mesh.endpoint_increments_above,
     });
     Ok(Publisher::new(
-        index,
+        Catalog::new(registries.collect(), &config.guard.config()),
         translation,
         registry::Metrics::register(metrics)?,
     ))
+}
+
+fn registry_config(registry: &config::Registry) -> registry::Config {
+    registry::Config {
+        name: registry.name.clone(),
+        root: registry.root.clone(),
+        layout: layout(registry),
+        format: registry.format,
+        priority: registry.priority,
+        required: registry.required,
+        ttl: registry.ttl,
+        shape: registry.shape(),
+    }
+}
+
+/// Where the last good states are kept, if they are.
+fn states<'c>(
+    config: &'c Config,
+    metrics: &prometheus::Registry,
+    stop: &CancellationToken,
+) -> Result<Option<States<'c>>, Error> {
+    let Some(directory) = &config.state.directory else {
+        return Ok(None);
+    };
+    Ok(Some(States {
+        directory,
+        metrics: state::Metrics::register(metrics)?,
+        stop: stop.clone(),
+    }))
+}
+
+fn layout(registry: &config::Registry) -> Layout {
+    let usual = || registry.format.layout();
+    registry.layout.clone().unwrap_or_else(usual)
 }
 
 fn zookeeper_config(registry: &config::Registry) -> zookeeper::Config {
@@ -296,7 +344,7 @@ fn zookeeper_config(registry: &config::Registry) -> zookeeper::Config {
         name: registry.name.clone(),
         connect: registry.connect.clone(),
         root: registry.root.clone(),
-        layout: Layout::flat(),
+        layout: layout(registry),
         session_timeout: registry.session_timeout,
     }
 }
@@ -357,6 +405,30 @@ fn sources(
         metrics,
         clients: Arc::new(move || clients.list()),
         resources: Arc::new(move |edition, kind| resources(&snapshots, edition, kind)),
+        operator: Arc::new(Operator(readers.orders.clone())),
+    }
+}
+
+/// Hands what operators ask for to the publisher.
+struct Operator(mpsc::Sender<Order>);
+
+impl admin::Operator for Operator {
+    fn release(
+        &self,
+        registry: Option<String>,
+        service: Option<String>,
+    ) -> BoxFuture<'static, Option<usize>> {
+        let orders = self.0.clone();
+        Box::pin(async move {
+            let (done, released) = oneshot::channel();
+            let order = Order {
+                registry,
+                service,
+                done,
+            };
+            orders.send(order).await.ok()?;
+            released.await.ok()
+        })
     }
 }
 
@@ -370,38 +442,64 @@ fn resources(
     set.matching(|_| true).cloned().collect()
 }
 
-fn pending_name(registry: &str) -> String {
-    format!("registry {registry}")
+/// A registry, as far as probes and operators are concerned.
+struct Watched {
+    name: String,
+    /// What readiness waits for, as it is called there; nothing for one that may be away.
+    pending: Option<String>,
+    loaded: bool,
+    states: watch::Receiver<State>,
+}
+
+impl Watched {
+    fn new(
+        registry: &config::Registry,
+        states: watch::Receiver<State>,
+        readiness: &Readiness,
+    ) -> Self {
+        let pending = registry
+            .required
+            .then(|| format!("registry {}", registry.name));
+        if let Some(pending) = &pending {
+            readiness.pending(pending);
+        }
+        Self {
+            name: registry.name.clone(),
+            pending,
+            loaded: false,
+            states,
+        }
+    }
 }
 
 /// Tells probes whether the server serves, and operators what is odd.
 struct Reporter {
-    name: String,
+    watched: Vec<Watched>,
     readiness: Readiness,
     health: HealthReporter,
-    states: watch::Receiver<State>,
+    registry: watch::Receiver<Picture>,
     snapshots: watch::Receiver<Arc<Snapshots>>,
     stop: CancellationToken,
 }
 
 impl Reporter {
     async fn run(mut self) -> Result<(), Infallible> {
-        let registry = pending_name(&self.name);
         let mut served = false;
         loop {
+            self.note_loaded();
             let loaded = self.snapshots.borrow_and_update().loaded;
             if loaded && !served {
                 served = true;
-                self.readiness.done(&registry);
                 self.health
                     .set_service_status("", ServingStatus::Serving)
                     .await;
             }
-            self.note_state();
+            self.note_states();
             tokio::select! {
                 () = self.stop.cancelled() => break,
                 Ok(()) = self.snapshots.changed(), if !served => {}
-                Ok(()) = self.states.changed() => {}
+                Ok(()) = self.registry.changed() => {}
+                () = any_changed(&mut self.watched) => {}
                 else => break,
             }
         }
@@ -413,16 +511,79 @@ impl Reporter {
         Ok(())
     }
 
-    fn note_state(&mut self) {
-        let subject = format!("zookeeper {}", self.name);
-        let state = self.states.borrow_and_update().clone();
-        match &state.status {
-            Status::Synced => self.readiness.clear_note(&subject),
-            status => self
-                .readiness
-                .note(&subject, &Ago(status, state.since).to_string()),
+    fn note_loaded(&mut self) {
+        let picture = self.registry.borrow_and_update().clone();
+        for (watched, mirrored) in self.watched.iter_mut().zip(picture.registries.iter()) {
+            note(
+                &self.readiness,
+                &format!("guard {}", watched.name),
+                held(mirrored),
+            );
+            note(
+                &self.readiness,
+                &format!("registry {}", watched.name),
+                restored(mirrored),
+            );
+            if mirrored.loaded && !std::mem::replace(&mut watched.loaded, true) {
+                watched
+                    .pending
+                    .iter()
+                    .for_each(|pending| self.readiness.done(pending));
+            }
         }
     }
+
+    fn note_states(&mut self) {
+        for watched in &mut self.watched {
+            let subject = format!("zookeeper {}", watched.name);
+            let state = watched.states.borrow_and_update().clone();
+            match &state.status {
+                Status::Synced => self.readiness.clear_note(&subject),
+                status => self
+                    .readiness
+                    .note(&subject, &Ago(status, state.since).to_string()),
+            }
+        }
+    }
+}
+
+fn note(readiness: &Readiness, subject: &str, text: Option<String>) {
+    match text {
+        Some(text) => readiness.note(subject, &text),
+        None => readiness.clear_note(subject),
+    }
+}
+
+fn held(mirrored: &Mirrored) -> Option<String> {
+    let holds = &mirrored.holds;
+    let (held, services) = (holds.held(), holds.services.len());
+    let plural = if services == 1 { "" } else { "s" };
+    (held > 0).then(|| {
+        format!(
+            "{held} instances of {services} service{plural} are held: gone, and served since too many went at once (`meshkeeper holds`)"
+        )
+    })
+}
+
+fn restored(mirrored: &Mirrored) -> Option<String> {
+    let restored = mirrored.restored.filter(|restored| restored.served)?;
+    let since = Duration::from_millis(u64::try_from(restored.known).unwrap_or_default());
+    let since = prost_types::Timestamp::from(SystemTime::UNIX_EPOCH + since);
+    Some(format!(
+        "restored from disk, as of {since}; not yet compared with ZooKeeper"
+    ))
+}
+
+/// Until any registry stands otherwise; for ever once nobody tells.
+async fn any_changed(watched: &mut [Watched]) {
+    let changes = watched.iter_mut().map(|watched| {
+        Box::pin(async {
+            if watched.states.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        })
+    });
+    futures_util::future::select_all(changes).await;
 }
 
 /// A state with the time of day since when it holds.
@@ -430,7 +591,7 @@ struct Ago<'a>(&'a Status, Instant);
 
 impl fmt::Display for Ago<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let since = std::time::SystemTime::now() - self.1.elapsed();
+        let since = SystemTime::now() - self.1.elapsed();
         write!(
             f,
             "{} (since {})",

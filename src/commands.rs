@@ -9,9 +9,11 @@ pub mod clients;
 pub mod completions;
 pub mod dump;
 mod flags;
+pub mod holds;
 mod output;
 pub mod ready;
 pub mod register;
+pub mod release;
 mod remote;
 pub mod serve;
 pub mod services;
@@ -63,6 +65,8 @@ enum Command {
     Services(services::Args),
     Clients(clients::Args),
     Dump(dump::Args),
+    Holds(holds::Args),
+    Release(release::Args),
     Ready(ready::Args),
     Validate(validate::Args),
     Completions(completions::Args),
@@ -115,6 +119,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Services(args) => args.run(),
         Command::Clients(args) => args.run(),
         Command::Dump(args) => args.run(),
+        Command::Holds(args) => args.run(),
+        Command::Release(args) => args.run(),
         Command::Ready(args) => args.run(),
         Command::Validate(args) => args.run(),
         Command::Completions(args) => args.run(),

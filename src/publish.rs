@@ -1,24 +1,32 @@
 //! The loop between the registry and the clients: batches in, snapshots out.
 //!
-//! It refuses to know znodes, payloads and messages; it owns the three machines that do and is their
-//! only writer. Batches that wait are taken together, so a burst is translated once and a quiet
-//! registry publishes at once. Invariant: nothing is published before the registry was mirrored
+//! It refuses to know znodes, payloads and messages; it owns the three machines that do, is their
+//! only writer and tells them the time. Batches that wait are taken together, so a burst is translated
+//! once and a quiet registry publishes at once. Invariant: nothing is published before the registry was mirrored
 //! completely, and what is published then shows exactly what the registry shows.
 
+mod alarms;
+mod record;
 mod rejections;
 
 use std::{
-    collections::btree_map::Entry,
+    collections::BTreeMap,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use tokio::sync::{mpsc, watch};
-use tracing::{debug, info};
+use futures_util::{FutureExt, StreamExt};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{self, sleep},
+};
+use tokio_stream::{StreamMap, wrappers::ReceiverStream};
+use tracing::{debug, info, warn};
 
+pub use self::record::Record;
 use self::rejections::Rejections;
 use crate::{
-    registry::{self, Batch, Changes, Index, Touched, View},
+    registry::{self, Batch, Catalog, Changes, Former, Guarded, Picture, Touched, catalog::join},
     snapshot::Snapshots,
     translate::{Translation, Update},
 };
@@ -27,101 +35,209 @@ use crate::{
 /// it off for ever.
 const BATCHES_AT_ONCE: usize = 256;
 
+/// Orders of operators that wait.
+const ORDERS: usize = 8;
+
+/// How long the clock is trusted to go on evenly.
+const CLOCK: Duration = Duration::from_secs(60);
+
 /// The single writer of the mirror and of the snapshots.
 #[derive(Debug)]
 pub struct Publisher {
-    index: Index,
+    catalog: Catalog,
     translation: Translation,
     snapshots: Snapshots,
     metrics: registry::Metrics,
     rejections: Rejections,
-    registry: watch::Sender<View>,
+    /// By the place of the registry, where its state is kept.
+    records: BTreeMap<usize, Record>,
+    /// When what was restored is served, if the registries were not seen by then.
+    restored_due: Option<time::Instant>,
+    orders: mpsc::Receiver<Order>,
+    registry: watch::Sender<Picture>,
     resources: watch::Sender<Arc<Snapshots>>,
+}
+
+/// What an operator wants: to let go what is held of one service or all, in one registry or all.
+#[derive(Debug)]
+pub struct Order {
+    pub registry: Option<String>,
+    pub service: Option<String>,
+    /// Told how many instances were released, once that is published.
+    pub done: oneshot::Sender<usize>,
+}
+
+/// Why the loop goes round.
+enum Step {
+    Batch(usize, Batch),
+    /// Something changes by time alone.
+    Time,
+    Restored,
+    Order(Order),
 }
 
 /// Where the publications can be read.
 #[derive(Clone, Debug)]
 pub struct Readers {
-    pub registry: watch::Receiver<View>,
+    pub registry: watch::Receiver<Picture>,
     pub snapshots: watch::Receiver<Arc<Snapshots>>,
+    pub orders: mpsc::Sender<Order>,
 }
 
 impl Publisher {
     pub fn new(
-        index: Index,
+        catalog: Catalog,
         translation: Translation,
         metrics: registry::Metrics,
     ) -> (Self, Readers) {
-        let (registry, registry_reader) = watch::channel(View::default());
+        let (registry, registry_reader) = watch::channel(Picture::default());
         let (resources, snapshots) = watch::channel(Arc::default());
+        let (order, orders) = mpsc::channel(ORDERS);
         let snapshots_now = Snapshots::default();
         let readers = Readers {
             registry: registry_reader,
             snapshots,
+            orders: order,
         };
         let publisher = Self {
-            index,
+            catalog,
             translation,
             snapshots: snapshots_now,
             metrics,
             rejections: Rejections::default(),
+            records: BTreeMap::new(),
+            restored_due: None,
+            orders,
             registry,
             resources,
         };
         (publisher, readers)
     }
 
-    /// Runs until the sender of batches is gone.
-    pub async fn run(mut self, mut batches: mpsc::Receiver<Batch>) {
-        while let Some(batch) = self.next(&mut batches).await {
-            let now = Instant::now();
-            let mut observed = batch.observed.unwrap_or(now);
-            let mut changes = self.index.apply(batch);
-            for _ in 1..BATCHES_AT_ONCE {
-                let Ok(batch) = batches.try_recv() else {
-                    break;
-                };
-                observed = observed.min(batch.observed.unwrap_or(now));
-                for (name, touched) in self.index.apply(batch) {
-                    match changes.entry(name) {
-                        Entry::Vacant(entry) => drop(entry.insert(touched)),
-                        Entry::Occupied(mut entry) => entry.get_mut().merge(touched),
-                    }
+    /// Begins with what a former process knew of the registry at that place of the configuration.
+    pub fn restore(&mut self, registry: usize, former: Former) {
+        self.catalog.restore(registry, former, now());
+    }
+
+    /// Has the state of the registry at that place recorded.
+    pub fn record(&mut self, registry: usize, record: Record) {
+        self.records.insert(registry, record);
+    }
+
+    /// Runs until nobody sends batches any more. There is one receiver for each registry, in the
+    /// order of the configuration. What was restored is served after `wait`.
+    pub async fn run(mut self, batches: Vec<mpsc::Receiver<Batch>>, wait: Duration) {
+        let streams = batches.into_iter().map(ReceiverStream::new);
+        let mut batches: Batches = streams.enumerate().collect();
+        self.restored_due = Some(time::Instant::now() + wait);
+        while let Some(step) = self.next(&mut batches).await {
+            match step {
+                Step::Batch(registry, batch) => self.take_in(registry, batch, &mut batches),
+                Step::Time => {
+                    let changes = self.catalog.tick(now());
+                    self.publish_now(changes);
                 }
+                Step::Restored => self.serve_restored(),
+                Step::Order(order) => self.obey(order),
             }
-            self.publish(changes, observed);
         }
     }
 
-    async fn next(&mut self, batches: &mut mpsc::Receiver<Batch>) -> Option<Batch> {
+    async fn next(&mut self, batches: &mut Batches) -> Option<Step> {
         loop {
             tokio::select! {
-                batch = batches.recv() => return batch,
+                batch = batches.next() => return batch.map(|(at, batch)| Step::Batch(at, batch)),
+                () = until(self.catalog.due()) => return Some(Step::Time),
+                () = at(self.restored_due) => return Some(Step::Restored),
+                Some(order) = self.orders.recv() => return Some(Step::Order(order)),
                 () = self.rejections.due() => self.rejections.tell_count(),
             }
         }
     }
 
-    fn publish(&mut self, changes: Changes, observed: Instant) {
-        let view = self.index.view();
-        if self.index.loaded() {
-            self.translate(&view, changes, observed);
+    /// Takes in a batch and those that wait behind it, and publishes what they change together.
+    fn take_in(&mut self, registry: usize, batch: Batch, batches: &mut Batches) {
+        let began = Instant::now();
+        let mut observed = batch.observed;
+        let mut changes = self.catalog.tick(now());
+        join(&mut changes, self.mirror(registry, batch));
+        for _ in 1..BATCHES_AT_ONCE {
+            let Some(Some((registry, batch))) = batches.next().now_or_never() else {
+                break;
+            };
+            observed = [observed, batch.observed].into_iter().flatten().min();
+            join(&mut changes, self.mirror(registry, batch));
         }
-        self.metrics
-            .set(&self.index.config().name, self.index.counts());
-        self.registry.send_replace(view);
-        // Last: the log is in nobody's way.
-        self.rejections.tell(self.index.take_rejections());
+        self.publish(changes, observed.unwrap_or(began));
     }
 
-    fn translate(&mut self, view: &View, mut changes: Changes, observed: Instant) {
+    fn mirror(&mut self, at: usize, batch: Batch) -> Changes {
+        let record = self.records.get_mut(&at);
+        let noted = record.map(|record| record.note(&batch.events));
+        let changes = self.catalog.apply(at, batch, now());
+        let guarded = self.catalog.registry(at);
+        if let (Some(noted), Some(record), Some(guarded)) =
+            (noted, self.records.get_mut(&at), guarded)
+        {
+            record.judge(noted, guarded);
+        }
+        changes
+    }
+
+    fn serve_restored(&mut self) {
+        self.restored_due = None;
+        for at in self.catalog.serve_restored() {
+            let name = self
+                .catalog
+                .registry(at)
+                .map(Guarded::name)
+                .unwrap_or_default();
+            warn!(registry = %name, "ZooKeeper does not answer: the last good state is served, from disk");
+        }
+        self.publish_now(Changes::new());
+    }
+
+    fn obey(&mut self, order: Order) {
+        let (registry, service) = (order.registry.as_deref(), order.service.as_deref());
+        let (released, changes) = self.catalog.release(registry, service);
+        self.publish_now(changes);
+        // Whoever asked may have gone.
+        let _ = order.done.send(released);
+    }
+
+    fn publish_now(&mut self, changes: Changes) {
+        self.publish(changes, Instant::now());
+    }
+
+    fn publish(&mut self, changes: Changes, observed: Instant) {
+        let picture = self.catalog.picture();
+        if self.catalog.loaded() {
+            self.translate(&picture, changes, observed);
+        }
+        for (at, registry) in self.catalog.registries().iter().enumerate() {
+            self.metrics.show(registry);
+            if let Some(record) = self.records.get_mut(&at) {
+                record.draw(registry);
+            }
+        }
+        self.registry.send_replace(picture);
+        // Last: the log is in nobody's way.
+        let notices = self.catalog.take_notices();
+        for (registry, notice) in &notices {
+            self.metrics.count(registry, notice);
+        }
+        alarms::tell(&notices);
+        self.rejections.tell(self.catalog.take_rejections());
+    }
+
+    fn translate(&mut self, picture: &Picture, mut changes: Changes, observed: Instant) {
         let first = !std::mem::replace(&mut self.snapshots.loaded, true);
         if first {
-            let all = view.services.keys().cloned();
+            let all = picture.services.keys().cloned();
             changes.extend(all.map(|name| (name, Touched::All)));
         }
         let services = changes.iter().map(|(name, touched)| {
-            let service = view.services.get(name);
+            let service = picture.services.get(name);
             (&**name, service.map(|service| (service, touched)))
         });
         let updates = self.translation.apply(services);
@@ -136,7 +252,7 @@ impl Publisher {
         }
         let took_ms = millis(observed.elapsed());
         if first {
-            let (services, resources) = (view.services.len(), written);
+            let (services, resources) = (picture.services.len(), written);
             info!(
                 services,
                 resources, took_ms, "the registry is loaded and rendered"
@@ -156,6 +272,33 @@ impl Publisher {
         let snapshot = self.snapshots.of_mut(update.edition);
         snapshot.apply(update.put, &update.remove)
     }
+}
+
+type Batches = StreamMap<usize, ReceiverStream<Batch>>;
+
+/// Milliseconds since the epoch.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| {
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    })
+}
+
+async fn at(due: Option<time::Instant>) {
+    match due {
+        Some(due) => time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Until the clock shows that time; for ever without one.
+async fn until(due: Option<i64>) {
+    let Some(due) = due else {
+        return std::future::pending().await;
+    };
+    // The clock may be set meanwhile, so it is looked at now and then.
+    let wait = u64::try_from(due.saturating_sub(now())).unwrap_or_default();
+    sleep(Duration::from_millis(wait).min(CLOCK)).await;
 }
 
 /// A number that log readers can compare, to the microsecond.

@@ -18,12 +18,9 @@ pub mod writer;
 
 use std::{path::PathBuf, sync::Arc};
 
-use crate::{
-    model::Socket,
-    registry::{
-        Batch, Event, Stat,
-        guard::{Time, Trip},
-    },
+use crate::registry::{
+    Batch, Event, Stat,
+    guard::{Resumed, Time, Trip},
 };
 
 pub use self::{
@@ -78,17 +75,8 @@ pub struct Restored {
     /// When a process last said that this is its state.
     pub known: Time,
     picture: Picture,
-    pub held: Vec<HeldService>,
+    pub held: Vec<Resumed>,
     pub trip: Option<Trip>,
-}
-
-/// What was held of a service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeldService {
-    pub name: Arc<str>,
-    pub target: usize,
-    /// With the times since when.
-    pub held: Vec<(Socket, Time)>,
 }
 
 impl Restored {

@@ -1,6 +1,10 @@
 //! The built binary as a process, so that it can be killed like one.
 
-use std::{net::SocketAddr, process::Stdio};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    process::{Output, Stdio},
+};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -16,6 +20,8 @@ pub struct MeshKeeper {
     child: Child,
     folder: TempDir,
     http: Http,
+    /// The connect string that it was given.
+    pub zookeeper: String,
     pub xds: SocketAddr,
     pub admin: SocketAddr,
     /// Where the sidecars of this server listen.
@@ -25,31 +31,40 @@ pub struct MeshKeeper {
 impl MeshKeeper {
     /// Started and not waited for.
     pub fn spawn(zookeeper: &str) -> Self {
-        Self::spawn_with(zookeeper, "", "")
+        Self::spawn_with(zookeeper, "", "", "")
+    }
+
+    /// Ready, with further sections; `$FOLDER` in them is [`MeshKeeper::folder`].
+    pub async fn start_configured(zookeeper: &str, sections: &str) -> Self {
+        let server = Self::spawn_with(zookeeper, "", "", sections);
+        server.ready().await;
+        server
     }
 
     /// Ready, with further keys of `xds` (`maxStreams: 5`).
     pub async fn start_with(zookeeper: &str, xds: &str) -> Self {
-        let server = Self::spawn_with(zookeeper, xds, "");
+        let server = Self::spawn_with(zookeeper, xds, "", "");
         server.ready().await;
         server
     }
 
     /// Ready, with further keys of `mesh`.
     pub async fn start_mesh_with(zookeeper: &str, mesh: &str) -> Self {
-        let server = Self::spawn_with(zookeeper, "", mesh);
+        let server = Self::spawn_with(zookeeper, "", mesh, "");
         server.ready().await;
         server
     }
 
-    fn spawn_with(zookeeper: &str, xds_keys: &str, mesh_keys: &str) -> Self {
+    fn spawn_with(zookeeper: &str, xds_keys: &str, mesh_keys: &str, sections: &str) -> Self {
         let folder = TempDir::new().unwrap();
+        let sections = sections.replace("$FOLDER", folder.path().to_str().unwrap());
         let (xds, admin, outbound) = (free_address(), free_address(), free_address());
         let config = format!(
             "registries: [{{name: main, connect: \"{zookeeper}\", sessionTimeout: 4s}}]\n\
              xds: {{listen: \"{xds}\", {xds_keys}}}\n\
              admin: {{listen: \"{admin}\"}}\n\
-             mesh: {{outboundListen: \"{outbound}\", {mesh_keys}}}\n"
+             mesh: {{outboundListen: \"{outbound}\", {mesh_keys}}}\n\
+             {sections}\n"
         );
         std::fs::write(folder.path().join("meshkeeper.yaml"), config).unwrap();
         let child = serve(&folder);
@@ -57,6 +72,7 @@ impl MeshKeeper {
             child,
             folder,
             http: Http::new(),
+            zookeeper: zookeeper.to_owned(),
             xds,
             admin,
             outbound,
@@ -98,6 +114,30 @@ impl MeshKeeper {
 
     async fn ended(&mut self) -> Option<i32> {
         self.child.wait().await.unwrap().code()
+    }
+
+    /// Where its configuration and its log are.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// What it wrote since it was last started.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// Runs a command of the same binary that asks this server.
+    pub async fn command(&self, arguments: &[&str]) -> Output {
+        let command = Command::new(env!("CARGO_BIN_EXE_meshkeeper"))
+            .args(arguments)
+            .args(["--admin", &self.admin.to_string()])
+            .output();
+        command.await.unwrap()
+    }
+
+    /// A page of the admin port, once it is 200.
+    pub async fn page(&self, path: &str) -> String {
+        until(path, async || self.http.text(self.admin, path).await).await
     }
 
     pub async fn api(&self, path: &str) -> Value {

@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use super::Sources;
 use crate::{
     model::{Health, Instance, Metadata, Service, Weight},
-    registry::{Rejected, View},
+    registry::{Mirrored, Picture, Rejected},
     resource::{Edition, Resource, ResourceType, json::message_json},
 };
 
@@ -58,8 +58,8 @@ impl IntoResponse for Refusal {
     }
 }
 
-type Answer = Result<Response, Refusal>;
-type Parameters<T> = Result<Query<T>, QueryRejection>;
+pub(super) type Answer = Result<Response, Refusal>;
+pub(super) type Parameters<T> = Result<Query<T>, QueryRejection>;
 
 pub async fn not_found(uri: Uri) -> Refusal {
     Refusal::new(
@@ -79,13 +79,13 @@ pub async fn services(State(sources): State<Sources>, query: Parameters<Services
     let Query(ServicesQuery { name }) = query.map_err(|rejection| {
         bad_query(&rejection, "the one parameter is `name`, a service's name")
     })?;
-    let view = sources.registry.borrow().clone();
-    respond(move |body| write_services(body, &view, name.as_deref())).await
+    let picture = sources.registry.borrow().clone();
+    respond(move |body| write_services(body, &picture, name.as_deref())).await
 }
 
 pub async fn rejected(State(sources): State<Sources>) -> Answer {
-    let view = sources.registry.borrow().clone();
-    respond(move |body| write_list(body, view.rejected.iter().map(RejectedView::of))).await
+    let picture = sources.registry.borrow().clone();
+    respond(move |body| write_list(body, rejected_views(&picture))).await
 }
 
 pub async fn clients(State(sources): State<Sources>) -> Answer {
@@ -147,12 +147,12 @@ fn one_of<T: Copy>(
         .ok_or_else(|| refused(format!("`{value}` is no {parameter}")))
 }
 
-fn bad_query(rejection: &QueryRejection, remedy: &str) -> Refusal {
+pub(super) fn bad_query(rejection: &QueryRejection, remedy: &str) -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, rejection.body_text(), remedy)
 }
 
 /// Renders on a thread of its own: a large registry takes longer than a stream may wait.
-async fn respond(
+pub(super) async fn respond(
     write: impl FnOnce(&mut Vec<u8>) -> serde_json::Result<()> + Send + 'static,
 ) -> Answer {
     let permit = RENDERING
@@ -173,23 +173,32 @@ async fn respond(
 }
 
 /// A list without a copy of all its parts at once.
-fn write_list<T: Serialize>(
+pub(super) fn write_list<T: Serialize>(
     body: impl io::Write,
     items: impl IntoIterator<Item = T>,
 ) -> serde_json::Result<()> {
     serde_json::Serializer::new(body).collect_seq(items)
 }
 
-fn write_services(body: impl io::Write, view: &View, name: Option<&str>) -> serde_json::Result<()> {
+fn write_services(
+    body: impl io::Write,
+    picture: &Picture,
+    name: Option<&str>,
+) -> serde_json::Result<()> {
+    let services = &picture.services;
     match name {
-        Some(name) => write_list(body, view.services.get(name).map(|s| ServiceView::of(s))),
-        None => write_list(body, view.services.values().map(|s| ServiceView::of(s))),
+        Some(name) => write_list(
+            body,
+            services.get(name).map(|s| ServiceView::of(s, picture)),
+        ),
+        None => write_list(body, services.values().map(|s| ServiceView::of(s, picture))),
     }
 }
 
 #[derive(Serialize)]
 struct ServiceView<'a> {
     name: &'a str,
+    host: &'a str,
     registry: &'a str,
     instances: Vec<InstanceView<'a>>,
 }
@@ -202,28 +211,34 @@ struct InstanceView<'a> {
     weight: Weight,
     zone: Option<&'a str>,
     health: String,
+    state: &'static str,
     metadata: &'a Metadata,
+    priority: u8,
+    registry: &'a str,
     path: String,
     format: &'a str,
     czxid: i64,
     mzxid: i64,
+    /// As ZooKeeper writes it; none for a persistent znode.
+    session: Option<String>,
 }
 
 impl<'a> ServiceView<'a> {
-    fn of(service: &'a Service) -> Self {
+    fn of(service: &'a Service, picture: &Picture) -> Self {
         let instances = service.instances.iter();
         Self {
             name: &service.name,
+            host: &service.host,
             registry: &service.registry,
             instances: instances
-                .map(|instance| InstanceView::of(instance))
+                .map(|instance| InstanceView::of(instance, state(service, instance, picture)))
                 .collect(),
         }
     }
 }
 
 impl<'a> InstanceView<'a> {
-    fn of(instance: &'a Instance) -> Self {
+    fn of(instance: &'a Instance, state: &'static str) -> Self {
         Self {
             id: instance.id(),
             address: instance.address.to_string(),
@@ -231,12 +246,29 @@ impl<'a> InstanceView<'a> {
             weight: instance.weight,
             zone: instance.zone.as_deref(),
             health: health(instance),
+            state,
             metadata: &instance.metadata,
+            priority: instance.priority,
+            registry: &instance.origin.source.registry,
             path: instance.origin.path(),
             format: instance.origin.format,
             czxid: instance.origin.czxid,
             mzxid: instance.origin.mzxid,
+            session: Some(instance.origin.session)
+                .filter(|session| *session != 0)
+                .map(|session| format!("0x{session:x}")),
         }
+    }
+}
+
+/// Whether it is registered, or served for another reason.
+fn state(service: &Service, instance: &Instance, picture: &Picture) -> &'static str {
+    let registry = &*instance.origin.source.registry;
+    let mut registries = picture.registries.iter();
+    match registries.find(|mirrored| *mirrored.name == *registry) {
+        Some(of) if of.holds.get(&service.name, instance.socket()).is_some() => "held",
+        Some(of) if of.restored.is_some() => "restored",
+        _ => "registered",
     }
 }
 
@@ -253,14 +285,28 @@ fn health(instance: &Instance) -> String {
 
 #[derive(Serialize)]
 struct RejectedView<'a> {
+    registry: Option<&'a str>,
     path: &'a str,
     format: &'a str,
     reason: &'a str,
 }
 
+/// Of each registry, then what they are in each other's way with.
+fn rejected_views(picture: &Picture) -> impl Iterator<Item = RejectedView<'_>> {
+    let conflicts = picture.conflicts.iter();
+    let conflicts = conflicts.map(|(name, rejected)| RejectedView::of(None, (name, rejected)));
+    picture.registries.iter().flat_map(of_one).chain(conflicts)
+}
+
+fn of_one(mirrored: &Mirrored) -> impl Iterator<Item = RejectedView<'_>> {
+    let rejected = mirrored.view.rejected.iter();
+    rejected.map(|(path, rejected)| RejectedView::of(Some(&mirrored.name), (path, rejected)))
+}
+
 impl<'a> RejectedView<'a> {
-    fn of((path, rejected): (&'a String, &'a Rejected)) -> Self {
+    fn of(registry: Option<&'a str>, (path, rejected): (&'a str, &'a Rejected)) -> Self {
         Self {
+            registry,
             path,
             format: rejected.format,
             reason: &rejected.reason,
@@ -311,7 +357,10 @@ mod tests {
     use std::{collections::BTreeMap, net::Ipv4Addr};
 
     use super::*;
-    use crate::{model::Origin, resource::Version};
+    use crate::{
+        model::{Origin, Source},
+        resource::Version,
+    };
 
     fn instance(health: Health, weight: u32) -> Instance {
         Instance {
@@ -322,12 +371,17 @@ mod tests {
             zone: None,
             health,
             metadata: BTreeMap::from([("version".to_owned(), "v2".to_owned())]).into(),
+            priority: 0,
             origin: Origin {
-                root: "/services".into(),
+                source: Arc::new(Source {
+                    registry: "main".into(),
+                    root: "/services".into(),
+                }),
                 znode: "orders/i-1".into(),
                 format: "json",
                 czxid: 1,
                 mzxid: 2,
+                session: 0x1001,
             },
         }
     }
@@ -349,17 +403,20 @@ mod tests {
     fn a_service_is_told_in_the_shape_of_the_contract() {
         let service = Service {
             name: "orders".into(),
+            host: "orders".into(),
             registry: "main".into(),
             instances: [Arc::new(instance(Health::Healthy, 7))]
                 .into_iter()
                 .collect(),
         };
         assert_eq!(
-            serde_json::to_value(ServiceView::of(&service)).unwrap(),
-            json!({"name": "orders", "registry": "main", "instances": [{
+            serde_json::to_value(ServiceView::of(&service, &Picture::default())).unwrap(),
+            json!({"name": "orders", "host": "orders", "registry": "main", "instances": [{
                 "id": "i-1", "address": "127.0.0.1", "port": 8080, "weight": 7, "zone": null,
-                "health": "healthy", "metadata": {"version": "v2"},
+                "health": "healthy", "state": "registered", "metadata": {"version": "v2"},
+                "priority": 0, "registry": "main",
                 "path": "/services/orders/i-1", "format": "json", "czxid": 1, "mzxid": 2,
+                "session": "0x1001",
             }]})
         );
     }

@@ -5,12 +5,17 @@
 use std::{
     fmt::Display,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
 use super::LoadBalancing;
 use crate::{
-    registry::format::{FormatChoice, FormatError},
+    registry::{
+        Layout,
+        format::{FormatChoice, FormatError},
+        shape::Network,
+    },
     zookeeper::{check_connect, check_root},
 };
 
@@ -19,6 +24,18 @@ const SESSION_TIMEOUT: [Duration; 2] = [Duration::from_millis(100), Duration::fr
 
 /// Below it clients do little but reconnect; over it the limit is none.
 const STREAM_AGE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600)];
+
+/// Shorter than a batch takes, or longer than anybody remembers why.
+const GUARD_TIME: [Duration; 2] = [
+    Duration::from_millis(100),
+    Duration::from_secs(7 * 24 * 3600),
+];
+
+/// Clients wait as long for an answer at a start without ZooKeeper.
+const STATE_WAIT: [Duration; 2] = [Duration::ZERO, Duration::from_secs(600)];
+
+/// Shorter than what a writer can hold to is a mistake.
+const TTL: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600)];
 
 /// Over any number that one machine could bear.
 const COUNT: u32 = 100_000_000;
@@ -124,6 +141,39 @@ pub fn stream_age(text: &str) -> Result<Duration, String> {
     duration_within(text, STREAM_AGE)
 }
 
+/// The window of the guard, and how long it holds.
+pub fn guard_time(text: &str) -> Result<Duration, String> {
+    duration_within(text, GUARD_TIME)
+}
+
+/// How long ZooKeeper may take before the state on disk is served.
+pub fn state_wait(text: &str) -> Result<Duration, String> {
+    duration_within(text, STATE_WAIT)
+}
+
+/// A share of a whole: over 0, and 1 at most.
+pub fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse::<f64>().ok();
+    share.filter(|share| *share > 0.0 && *share <= 1.0).ok_or_else(|| {
+        format!(
+            "`{}` is no share; write a number over 0 and up to 1, as in `0.5` for half of them; 1 is \
+             never exceeded",
+            shown(text)
+        )
+    })
+}
+
+/// A directory, which need not exist yet.
+pub fn directory(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() || text.contains('\0') {
+        return Err(format!(
+            "`{}` is no directory; write a path, as in `/var/lib/meshkeeper`",
+            shown(text)
+        ));
+    }
+    Ok(text.into())
+}
+
 fn duration_within(text: &str, [least, most]: [Duration; 2]) -> Result<Duration, String> {
     let duration = duration(text)?;
     if (least..=most).contains(&duration) {
@@ -167,6 +217,47 @@ pub fn registry_name(text: &str) -> Result<String, String> {
         "`{}` is no name; write 1 to 63 letters, digits, `-`, `_` or `.`",
         shown(text)
     ))
+}
+
+/// Where services and instances stand.
+pub fn layout(text: &str) -> Result<Option<Layout>, String> {
+    let layout = text.parse::<Layout>();
+    layout.map(Some).map_err(|error| error.to_string())
+}
+
+/// 0 is the first choice.
+pub fn priority(text: &str) -> Result<u8, String> {
+    let number = text.parse().ok().filter(|n| *n <= 15);
+    number.ok_or_else(|| {
+        format!(
+            "`{}` is no priority; write a whole number from 0, the first choice, to 15",
+            shown(text)
+        )
+    })
+}
+
+/// How long a registration lives that nobody writes again.
+pub fn ttl(text: &str) -> Result<Option<Duration>, String> {
+    duration_within(text, TTL).map(Some)
+}
+
+/// A text in which `*` stands for any other.
+pub fn pattern(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() {
+        return Err("is empty; write a text, with `*` for what may stand there".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// `10.0.0.0/8`, or one address.
+pub fn network(text: &str) -> Result<String, String> {
+    match text.parse::<Network>() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(()) => Err(format!(
+            "`{}` is no network; write one like `10.0.0.0/8` or `2001:db8::/32`",
+            shown(text)
+        )),
+    }
 }
 
 /// `host:port[,host:port…][/chroot]`.

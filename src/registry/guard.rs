@@ -42,7 +42,7 @@ use self::{
     moves::{Moves, moves},
 };
 pub use self::{
-    hold::{Held, Hold, Holds, Trip},
+    hold::{Held, Hold, Holds, Resumed, Trip},
     notice::{Ending, Notice, Scope},
 };
 use super::Changes;
@@ -173,7 +173,7 @@ impl Guard {
     /// Ends what was held for long enough.
     pub fn tick(&mut self, now: Time) -> Changes {
         let mut ended = BTreeMap::<_, BTreeSet<_>>::new();
-        let over = now.saturating_sub(millis(self.config.hold_for));
+        let over = self.over(now);
         while let Some((name, socket)) = self.holds.pop_before(over) {
             ended.entry(name).or_default().insert(socket);
         }
@@ -303,6 +303,9 @@ impl Guard {
         }
         let emptied = cause.whole && self.total.present() == 0;
         let since = cause.known.filter(|_| !emptied).unwrap_or(now);
+        if since <= self.over(now) {
+            return;
+        }
         let share = self.config.registry_share;
         let trips = self.holds.trip.is_none() && (emptied || self.trips(&self.total, share));
         if trips {
@@ -335,8 +338,7 @@ impl Guard {
         let level = self.levels.get(name).cloned().unwrap_or_default();
         let hold = self.holds.services.get(name);
         // After its time a hold lets go what it has, and takes nothing more.
-        let over = now.saturating_sub(millis(self.config.hold_for));
-        let open = hold.is_some_and(|hold| hold.since > over);
+        let open = hold.is_some_and(|hold| hold.since > self.over(now));
         let whole = self.holds.trip.is_some();
         if !whole && !open && !self.trips(&level, self.config.service_share) {
             return;
@@ -352,6 +354,11 @@ impl Guard {
         if !whole && !open && held > 0 {
             self.tripped(Scope::Service(Arc::clone(name)), &level, held);
         }
+    }
+
+    /// What went then or before is held no more.
+    fn over(&self, now: Time) -> Time {
+        now.saturating_sub(millis(self.config.hold_for))
     }
 
     #[allow(clippy::cast_precision_loss)]

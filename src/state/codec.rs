@@ -14,14 +14,14 @@ use imbl::OrdMap;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{
-    HeldService, Identity, Restored,
+    Identity, Restored,
     recorder::{Picture, Znode, held},
 };
 use crate::{
     model::Socket,
     registry::{
         Stat,
-        guard::{Time, Trip},
+        guard::{Resumed, Time, Trip},
     },
 };
 
@@ -315,7 +315,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn holds(&mut self) -> Decoded<(Option<Trip>, Vec<HeldService>)> {
+    fn holds(&mut self) -> Decoded<(Option<Trip>, Vec<Resumed>)> {
         let trip = match self.byte()? {
             0 => None,
             _ => Some(Trip {
@@ -325,12 +325,16 @@ impl<'a> Reader<'a> {
         };
         let mut services = Vec::new();
         for _ in 0..self.count()? {
-            let (name, target) = (self.text()?.into(), self.count()?);
+            let (service, target) = (self.text()?.into(), self.count()?);
             let mut held = Vec::new();
             for _ in 0..self.count()? {
                 held.push((self.socket()?, self.signed()?));
             }
-            services.push(HeldService { name, target, held });
+            services.push(Resumed {
+                service,
+                target,
+                held,
+            });
         }
         Ok((trip, services))
     }
@@ -420,19 +424,19 @@ mod tests {
                 weight: Weight::default(),
                 zone: None,
                 health: Health::Healthy,
+                priority: 0,
                 metadata: Metadata::default(),
                 origin: Origin {
-                    root: "/services".into(),
                     znode: format!("a/{port}").into(),
                     format: "plain",
-                    czxid: 1,
-                    mzxid: 1,
+                    ..Origin::default()
                 },
             })
         };
         let services = |ports: std::ops::RangeInclusive<u16>| {
             let service = Service {
                 name: "a".into(),
+                host: "a".into(),
                 registry: "main".into(),
                 instances: ports.map(instance).collect(),
             };
@@ -467,7 +471,7 @@ mod tests {
             panic!("one service");
         };
         assert_eq!(
-            (&*service.name, service.target, service.held.len()),
+            (&*service.service, service.target, service.held.len()),
             ("a", 6, 5)
         );
         assert!(

@@ -14,7 +14,7 @@ use std::{
 };
 
 use super::{
-    Identity, Restored,
+    Identity, Picture, Restored,
     codec::{self, DecodeError},
 };
 use crate::registry::guard::Time;
@@ -43,7 +43,7 @@ pub enum Error {
 
 /// Where a registry's state is.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub(super) struct Place {
     directory: PathBuf,
     name: String,
 }
@@ -96,6 +96,18 @@ impl Place {
     }
 }
 
+/// Writes the state of a registry; its size in bytes.
+pub fn write(
+    directory: &Path,
+    identity: &Identity,
+    written: Time,
+    picture: &Picture,
+) -> io::Result<usize> {
+    let bytes = codec::encode(identity, written, picture);
+    Place::new(directory, &identity.name).write(&bytes)?;
+    Ok(bytes.len())
+}
+
 /// The state that the registry has there, if it has one.
 pub fn read(directory: &Path, identity: &Identity) -> Result<Option<Restored>, Error> {
     let place = Place::new(directory, &identity.name);
@@ -131,7 +143,6 @@ fn load(path: &Path) -> io::Result<(Vec<u8>, Time)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::Picture;
 
     fn identity(name: &str, connect: &str) -> Identity {
         Identity {
@@ -143,8 +154,7 @@ mod tests {
     }
 
     fn written(folder: &Path, of: &Identity) {
-        let bytes = codec::encode(of, 7, &Picture::default());
-        Place::new(folder, &of.name).write(&bytes).unwrap();
+        write(folder, of, 7, &Picture::default()).unwrap();
     }
 
     #[test]

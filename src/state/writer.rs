@@ -7,7 +7,7 @@
 
 use std::{
     convert::Infallible,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -19,7 +19,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{Identity, Picture, codec, file::Place};
+use super::{
+    Identity, Picture,
+    file::{self, Place},
+};
 use crate::registry::guard::Time;
 
 /// Between two writes, at least.
@@ -34,8 +37,7 @@ const LAST: Duration = Duration::from_secs(3);
 
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    pub restored: IntGaugeVec,
-    pub errors: IntCounterVec,
+    errors: IntCounterVec,
     bytes: IntGaugeVec,
     written: IntGaugeVec,
 }
@@ -47,10 +49,6 @@ impl Metrics {
             registry.register(Box::new(gauge.clone()))?;
             Ok(gauge)
         };
-        let restored = gauge(
-            "meshkeeper_state_restored",
-            "1 while what is served was restored from disk and not yet compared with ZooKeeper.",
-        )?;
         let bytes = gauge(
             "meshkeeper_state_bytes",
             "Size of the last state that was written.",
@@ -68,11 +66,15 @@ impl Metrics {
         )?;
         registry.register(Box::new(errors.clone()))?;
         Ok(Self {
-            restored,
             errors,
             bytes,
             written,
         })
+    }
+
+    /// Counts a state that could not be read or written.
+    pub fn failed(&self, registry: &str) {
+        self.errors.with_label_values(&[registry]).inc();
     }
 }
 
@@ -80,6 +82,7 @@ impl Metrics {
 #[derive(Debug)]
 pub struct Writer {
     identity: Identity,
+    directory: PathBuf,
     place: Place,
     metrics: Metrics,
     pictures: watch::Receiver<Option<Picture>>,
@@ -89,17 +92,16 @@ pub struct Writer {
 impl Writer {
     /// Nothing is written before there is a picture.
     pub fn new(
-        directory: &std::path::Path,
+        directory: &Path,
         identity: Identity,
         metrics: Metrics,
         pictures: watch::Receiver<Option<Picture>>,
     ) -> Self {
-        let name = [identity.name.as_str()];
-        // So that they are there before anything happens.
-        metrics.restored.with_label_values(&name);
-        metrics.errors.with_label_values(&name);
+        // So that it is there before anything happens.
+        metrics.errors.with_label_values(&[&identity.name]);
         Self {
             place: Place::new(directory, &identity.name),
+            directory: directory.to_owned(),
             identity,
             metrics,
             pictures,
@@ -145,10 +147,9 @@ impl Writer {
         let Some(picture) = picture else {
             return;
         };
-        let (identity, place) = (self.identity.clone(), self.place.clone());
+        let (identity, directory) = (self.identity.clone(), self.directory.clone());
         let written = tokio::task::spawn_blocking(move || {
-            let bytes = codec::encode(&identity, now(), &picture);
-            place.write(&bytes).map(|()| bytes.len())
+            file::write(&directory, &identity, now(), &picture)
         });
         let name = [self.identity.name.as_str()];
         match written.await {
@@ -170,7 +171,7 @@ impl Writer {
 
     fn fail(&mut self, error: &str) {
         let registry = self.identity.name.as_str();
-        self.metrics.errors.with_label_values(&[registry]).inc();
+        self.metrics.failed(registry);
         // At the next change it is tried again; a full disk is told of once.
         if !std::mem::replace(&mut self.failed, true) {
             let path: PathBuf = self.place.path();

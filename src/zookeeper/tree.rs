@@ -284,6 +284,7 @@ impl Tree {
         Batch {
             complete: std::mem::take(&mut self.complete),
             events: self.mirror.take(),
+            stale: false,
             observed: None,
         }
     }

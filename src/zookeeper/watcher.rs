@@ -36,7 +36,7 @@ use super::{
     session::{self, Backoff, Trouble},
     tree::{Phase, Reply, Request, Tally, Tree, Watches},
 };
-use crate::registry::Batch;
+use crate::registry::{Batch, Stat};
 
 /// Requests that travel as one, and how many such batches travel at once: 500 at depth 4 read a
 /// server out as fast as any (400,000 znodes a second and more).
@@ -80,6 +80,8 @@ pub struct Watcher {
     state: watch::Sender<State>,
     tree: Tree,
     arrivals: Arrivals,
+    /// The registry has not heard yet that there was an outage.
+    stale: bool,
     paths: Arc<Paths>,
     only_one_shot: bool,
     /// How many requests travel as one now.
@@ -138,6 +140,7 @@ impl Watcher {
             paths: Arc::new(Paths::new(&config.root, address.chroot.is_empty())),
             tree: Tree::new(config.layout.clone()),
             arrivals: Arrivals::default(),
+            stale: false,
             only_one_shot: false,
             batch: FIRST_BATCH,
             backoff: Backoff::default(),
@@ -150,6 +153,15 @@ impl Watcher {
             batches,
             state,
         })
+    }
+
+    /// Takes these znodes of a former process for published: the first load is compared with them.
+    #[must_use]
+    pub fn knowing(mut self, znodes: Option<Vec<(Arc<str>, Stat)>>) -> Self {
+        if let Some(znodes) = znodes {
+            self.tree.seed(znodes);
+        }
+        self
     }
 
     /// As if the server knew no persistent watches and no `multiRead`: for tests, where no server
@@ -313,6 +325,7 @@ impl Watcher {
         let found = self.tree.tally();
         let mut batch = self.tree.take();
         batch.observed = self.arrivals.take();
+        batch.stale = std::mem::take(&mut self.stale);
         if let Some(found) = found {
             self.completed(first, found);
         }
@@ -448,6 +461,7 @@ impl Watcher {
         self.tree.lost();
         self.arrivals.clear();
         let status = if self.state.borrow().loaded {
+            self.tell_stale();
             Status::Disconnected { reason }
         } else {
             Status::Connecting {
@@ -455,6 +469,19 @@ impl Watcher {
             }
         };
         self.set_status(status);
+    }
+
+    /// Says once that what was published may be old from now on. It takes nothing away; where the
+    /// registry is too busy to hear of it, that it is comes with the next batch.
+    fn tell_stale(&mut self) {
+        if let Status::Disconnected { .. } = self.state.borrow().status {
+            return;
+        }
+        let batch = Batch {
+            stale: true,
+            ..Batch::default()
+        };
+        self.stale = self.batches.try_send(batch).is_err();
     }
 
     /// Shows where the machine stands.

@@ -54,6 +54,16 @@ pub struct Held {
     pub(super) turn: u64,
 }
 
+/// What a former process held of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resumed {
+    pub service: Arc<str>,
+    /// How many there were.
+    pub target: usize,
+    /// With the times since when.
+    pub held: Vec<(Socket, Time)>,
+}
+
 impl Holds {
     pub fn is_empty(&self) -> bool {
         self.order.is_empty()
@@ -61,6 +71,11 @@ impl Holds {
 
     pub fn contains(&self, service: &str) -> bool {
         self.services.contains_key(service)
+    }
+
+    /// Whether they are one picture, which costs nothing to tell.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.order.ptr_eq(&other.order) && self.trip == other.trip
     }
 
     /// How many instances.

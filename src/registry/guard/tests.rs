@@ -20,13 +20,12 @@ pub(super) fn instance(service: &str, port: u16) -> Instance {
         weight: Weight::default(),
         zone: None,
         health: Health::Healthy,
+        priority: 0,
         metadata: Metadata::default(),
         origin: Origin {
-            root: "/services".into(),
             znode: format!("{service}/{port}").into(),
             format: "plain",
-            czxid: 1,
-            mzxid: 1,
+            ..Origin::default()
         },
     }
 }
@@ -53,6 +52,7 @@ impl Rig {
         let mut after = before.map_or_else(
             || Service {
                 name: service.into(),
+                host: service.into(),
                 registry: "main".into(),
                 instances: Instances::default(),
             },
@@ -377,6 +377,25 @@ fn what_was_last_known_long_ago_is_held_for_the_rest_of_its_time() {
     assert_eq!(rig.held(), 15);
     rig.pass(600_000);
     assert_eq!(rig.held(), 0);
+}
+
+#[test]
+fn what_was_last_known_before_that_is_believed_to_be_gone_unless_all_is() {
+    let known = |rig: &Rig| Cause {
+        whole: true,
+        known: Some(rig.now - 3_600_000),
+    };
+    let mut rig = Rig::with(20);
+    rig.edit("orders", |instances| {
+        for port in 1..=15 {
+            instances.remove((IpAddr::from([10, 0, 0, 1]), port));
+        }
+    });
+    rig.tell(known(&rig));
+    assert_eq!((rig.held(), rig.published("orders").len()), (0, 5));
+    rig.mirrored = Services::new();
+    rig.tell(known(&rig));
+    assert_eq!(rig.held(), 5);
 }
 
 #[test]
