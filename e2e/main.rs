@@ -6,6 +6,7 @@ mod admin;
 mod architecture;
 mod commands;
 mod fleets;
+mod guard;
 mod increments;
 mod introspection;
 mod limits;

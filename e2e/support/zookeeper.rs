@@ -108,6 +108,12 @@ impl ZooKeeper {
         }
     }
 
+    /// Loses all that a server that is down had stored.
+    pub fn wipe(&self) {
+        assert!(self.process.is_none(), "it still runs");
+        fs::remove_dir_all(self.directory.path().join("data")).expect("its data");
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }
