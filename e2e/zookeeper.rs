@@ -2,6 +2,7 @@
 //! kind of trouble, and nothing that stays is ever removed.
 
 mod registration;
+mod security;
 mod silent;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -9,7 +10,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use meshkeeper::{
     registry::{Batch, Event},
-    zookeeper::{Config, Error, Metrics, State, Status, Watcher},
+    zookeeper::{Config, Error, Metrics, Security, State, Status, Watcher},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -75,6 +76,7 @@ fn config(connect: &str, root: &str) -> Config {
         connect: connect.to_owned(),
         root: root.to_owned(),
         session_timeout: SESSION,
+        security: Security::default(),
     }
 }
 
@@ -160,7 +162,8 @@ impl Mirror {
 
     async fn until_state(&mut self, what: &str, holds: impl Fn(&State) -> bool) -> State {
         let waiting = timeout(PATIENCE, self.state.wait_for(holds)).await;
-        waiting.expect(what).expect("a running watcher").clone()
+        let state = waiting.map(|state| state.expect("a running watcher").clone());
+        state.unwrap_or_else(|_| panic!("{what}: {:?}", *self.state.borrow()))
     }
 
     async fn until_disconnected(&mut self) {

@@ -297,6 +297,7 @@ fn zookeeper_config(registry: &config::Registry) -> zookeeper::Config {
         connect: registry.connect.clone(),
         root: registry.root.clone(),
         session_timeout: registry.session_timeout,
+        security: registry.security.clone(),
     }
 }
 

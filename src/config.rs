@@ -15,7 +15,7 @@ use serde::{Serialize, Serializer};
 
 use self::check::Checker;
 pub use self::problem::{Place, Problem, Problems};
-use crate::registry::format::FormatChoice;
+use crate::{registry::format::FormatChoice, zookeeper::Security};
 
 /// Over any sensible configuration, and short enough to be searched for each problem's line.
 const FILE_LIMIT: u64 = 1 << 20;
@@ -44,6 +44,9 @@ pub struct Registry {
     pub format: FormatChoice,
     #[serde(serialize_with = "duration")]
     pub session_timeout: Duration,
+    /// `auth` and `tls`.
+    #[serde(flatten)]
+    pub security: Security,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -95,6 +98,7 @@ impl Default for Registry {
             root: "/services".to_owned(),
             format: FormatChoice::Auto,
             session_timeout: Duration::from_secs(10),
+            security: Security::default(),
         }
     }
 }
@@ -181,6 +185,24 @@ fn read(file: &Path) -> Result<String, String> {
 }
 
 impl Config {
+    /// Reads every password and certificate that is named, once; all that cannot be used.
+    pub fn check_files(&self) -> Result<(), Problems> {
+        let mut problems = Vec::new();
+        for (index, registry) in self.registries.iter().enumerate() {
+            let unusable = registry.security.check().err().unwrap_or_default();
+            problems.extend(unusable.into_iter().map(|unusable| Problem {
+                place: Place::Registry(registry.name.clone()),
+                key: format!("registries[{index}].{}", unusable.key),
+                message: unusable.message,
+            }));
+        }
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(Problems(problems))
+        }
+    }
+
     /// The YAML that reads back as this.
     pub fn to_yaml(&self) -> String {
         serde_yaml::to_string(self).unwrap_or_default()

@@ -32,13 +32,32 @@ pub struct ZooKeeper {
     directory: TempDir,
     port: u16,
     heap: usize,
+    setup: Setup,
     process: Option<Child>,
+}
+
+/// What makes a server another one than usual.
+#[derive(Default)]
+pub struct Setup {
+    /// Further lines of its configuration.
+    pub config: String,
+    /// Arguments of its Java.
+    pub java: Vec<String>,
+    /// Other jars than Debian's.
+    pub class_path: Option<String>,
 }
 
 impl ZooKeeper {
     /// Starts a server on a free port and waits until it serves.
     pub fn start() -> Self {
         let mut server = Self::absent();
+        server.restart();
+        server
+    }
+
+    /// Set up in a way of its own.
+    pub fn start_as(setup: Setup) -> Self {
+        let mut server = Self::absent_as(setup);
         server.restart();
         server
     }
@@ -54,20 +73,26 @@ impl ZooKeeper {
 
     /// A server that does not run yet: its port is known, and refuses.
     pub fn absent() -> Self {
+        Self::absent_as(Setup::default())
+    }
+
+    pub fn absent_as(setup: Setup) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let port = free_port();
         let config = format!(
             "tickTime={}\ndataDir={}\nclientPort={port}\nclientPortAddress=127.0.0.1\n\
              maxClientCnxns=0\nadmin.enableServer=false\n4lw.commands.whitelist=*\n\
-             forceSync=no\nmaxSessionTimeout=60000\n",
+             forceSync=no\nmaxSessionTimeout=60000\n{}\n",
             TICK.as_millis(),
             directory.path().join("data").display(),
+            setup.config,
         );
         fs::write(directory.path().join("zoo.cfg"), config).expect("a configuration file");
         Self {
             directory,
             port,
             heap: HEAP,
+            setup,
             process: None,
         }
     }
@@ -80,8 +105,9 @@ impl ZooKeeper {
             .arg(format!("-Xmx{}m", self.heap))
             .args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
             .arg("-Dzookeeper.log.threshold=WARN")
+            .args(&self.setup.java)
             .arg("-cp")
-            .arg(class_path())
+            .arg(self.setup.class_path.clone().unwrap_or_else(class_path))
             .arg("org.apache.zookeeper.server.quorum.QuorumPeerMain")
             .arg(self.directory.path().join("zoo.cfg"))
             .stdin(Stdio::null())

@@ -3,6 +3,8 @@
 //! Invariant: a value with a problem is replaced by its default, so that the walk goes on and no
 //! problem hides another one; the configuration is handed out only when there was none.
 
+mod security;
+
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use super::{
@@ -224,7 +226,15 @@ impl<'t> Checker<'t> {
     }
 
     fn registry(&mut self, part: &Part, node: &Node) -> Registry {
-        let keys = ["name", "connect", "root", "format", "sessionTimeout"];
+        let keys = [
+            "name",
+            "connect",
+            "root",
+            "format",
+            "sessionTimeout",
+            "auth",
+            "tls",
+        ];
         let section = self.section(part, node, &keys);
         let or = Registry::default();
         Registry {
@@ -237,6 +247,7 @@ impl<'t> Checker<'t> {
                 value::session_timeout,
                 or.session_timeout,
             ),
+            security: self.security(&section),
         }
     }
 

@@ -5,13 +5,14 @@
 use std::{
     fmt::Display,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
 use super::LoadBalancing;
 use crate::{
     registry::format::{FormatChoice, FormatError},
-    zookeeper::{check_connect, check_root},
+    zookeeper::{check_connect, check_root, check_secure_connect},
 };
 
 /// A ZooKeeper server bounds what it grants to its own 2–20 ticks; beyond this nothing is sensible.
@@ -172,6 +173,42 @@ pub fn registry_name(text: &str) -> Result<String, String> {
 /// `host:port[,host:port…][/chroot]`.
 pub fn connect(text: &str) -> Result<String, String> {
     check_connect(text)?;
+    Ok(text.to_owned())
+}
+
+/// As [`connect`], where the servers have certificates.
+pub fn secure_connect(text: &str) -> Result<String, String> {
+    check_secure_connect(text)?;
+    Ok(text.to_owned())
+}
+
+/// Who logs in; a colon ends it on the wire.
+pub fn user(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains(|c: char| c == ':' || c.is_control()) {
+        return Err(format!(
+            "`{}` is no user; write a name without a colon",
+            shown(text)
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// Of a file that is read where the server runs.
+pub fn path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() || text.contains('\0') {
+        return Err("is no path; write that of a file".to_owned());
+    }
+    Ok(PathBuf::from(text))
+}
+
+/// The name of an environment variable.
+pub fn variable(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains(['=', '\0']) {
+        return Err(format!(
+            "`{}` is no name of an environment variable; write one, as in `ZOOKEEPER_PASSWORD`",
+            shown(text)
+        ));
+    }
     Ok(text.to_owned())
 }
 

@@ -22,6 +22,7 @@ pub(super) enum Signal {
     /// The session came back, without watches.
     Reconnected,
     /// Only a new session will do.
+    Expired,
     Ended(String),
 }
 

@@ -4,12 +4,12 @@
 //! A client that re-arms more than 128 KiB of watch paths after a reconnect loses every connection
 //! again, so the watches are spread over sessions, each well below that, and any trouble with one
 //! session ends the link: the machine begins anew on new sessions. Where there are several, their
-//! servers may lag behind each other, and each batch of reads is sent behind a `sync`.
+//! servers may lag behind each other, and each batch of reads is sent behind a `sync`; so is the list
+//! of the root, with which a load begins: a server that lags must not show an older past.
 
 use std::{
     collections::{BTreeSet, HashMap},
     sync::Arc,
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -22,7 +22,8 @@ use zookeeper_client::{Client, Error, EventType, OneshotWatcher, SessionState, W
 
 use super::link::{Answers, Failure, Link, Paths, Signal, change, refusal, stat};
 use crate::zookeeper::{
-    Config, session,
+    security::material::Material,
+    session::{self, Ensemble},
     tree::{Reply, Request},
 };
 
@@ -30,8 +31,8 @@ use crate::zookeeper::{
 const SESSION_BYTES: usize = 64 * 1024;
 
 pub(super) struct OneShot {
-    connect: String,
-    session_timeout: Duration,
+    ensemble: Ensemble,
+    with: Arc<Material>,
     paths: Arc<Paths>,
     /// The level whose data is watched.
     depth: usize,
@@ -48,10 +49,16 @@ struct Session {
 }
 
 impl OneShot {
-    pub fn new(client: Arc<Client>, config: &Config, paths: Arc<Paths>, depth: usize) -> Self {
+    pub fn new(
+        client: Arc<Client>,
+        ensemble: Ensemble,
+        with: Arc<Material>,
+        paths: Arc<Paths>,
+        depth: usize,
+    ) -> Self {
         let mut link = Self {
-            connect: config.connect.clone(),
-            session_timeout: config.session_timeout,
+            ensemble,
+            with,
             paths,
             depth,
             sessions: Vec::new(),
@@ -71,11 +78,8 @@ impl OneShot {
 
     /// Opens one more session, and says which it is.
     async fn open(&mut self) -> Result<usize, String> {
-        let connector = Client::connector().with_session_timeout(self.session_timeout);
-        let opened = connector.with_fail_eagerly().connect(&self.connect);
-        let client = (tokio::time::timeout(self.session_timeout, opened).await)
-            .map_err(|_| "one more session took too long".to_owned())?
-            .map_err(|error| format!("one more session: {error}"))?;
+        let opened = self.ensemble.open(&self.with).await;
+        let client = opened.map_err(|error| format!("one more session: {error}"))?;
         self.add(Arc::new(client));
         Ok(self.sessions.len() - 1)
     }
@@ -111,12 +115,12 @@ impl Link for OneShot {
             let (path, event) = tokio::select! {
                 biased;
                 Some(state) = self.states.next() => {
-                    return Signal::Ended(format!("a session is {state}"));
+                    return ended(state);
                 }
                 Some(fired) = self.watches.next(), if !self.watches.is_empty() => fired,
             };
             if event.event_type == EventType::Session {
-                return Signal::Ended(format!("a session is {}", event.session_state));
+                return ended(event.session_state);
             }
             if let Some(change) = change(event.event_type) {
                 return Signal::Event(change, path.to_string());
@@ -193,6 +197,13 @@ impl Link for OneShot {
     }
 }
 
+fn ended(state: SessionState) -> Signal {
+    match state {
+        SessionState::Expired => Signal::Expired,
+        state => Signal::Ended(format!("a session is {state}")),
+    }
+}
+
 struct Call {
     session: usize,
     watch: bool,
@@ -206,10 +217,12 @@ async fn send(
 ) -> Result<Answers, Failure> {
     let mut root = String::new();
     let root = paths.absolute("", &mut root);
+    let begins =
+        (calls.iter()).any(|call| matches!(&call.request, Request::List(path) if path.is_empty()));
     let used: BTreeSet<usize> = calls.iter().map(|call| call.session).collect();
     // A session's requests are answered in their order, so none of these is waited for before.
     let syncs: Vec<_> = (used.into_iter())
-        .filter(|_| clients.len() > 1)
+        .filter(|_| clients.len() > 1 || begins)
         .map(|session| clients[session].sync(root))
         .collect();
     let answers = calls
