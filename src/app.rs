@@ -23,7 +23,7 @@ use crate::{
     config::{self, Config},
     publish::{Publisher, Readers},
     readiness::Readiness,
-    registry::{self, Index},
+    registry::{self, Index, layout::Layout},
     resource::{Edition, Resource, ResourceType, json::DESCRIPTOR_SET},
     shutdown::{self, Tasks},
     snapshot::Snapshots,
@@ -296,6 +296,7 @@ fn zookeeper_config(registry: &config::Registry) -> zookeeper::Config {
         name: registry.name.clone(),
         connect: registry.connect.clone(),
         root: registry.root.clone(),
+        layout: Layout::flat(),
         session_timeout: registry.session_timeout,
         security: registry.security.clone(),
     }

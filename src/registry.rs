@@ -12,9 +12,11 @@
 
 pub mod format;
 pub mod index;
+pub mod layout;
 pub mod metrics;
 pub mod name;
 pub mod reason;
+pub mod registration;
 mod roster;
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};

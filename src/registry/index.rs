@@ -21,6 +21,7 @@ use super::{
     format::Znode,
     name,
     reason::{Reason, quoted_path},
+    registration::{Host, Registration},
     roster::{Marks, Roster},
 };
 use crate::model::{Instance, Origin, Service, Socket, Touched};
@@ -173,10 +174,22 @@ impl Index {
     }
 
     fn decode(&self, path: &Arc<str>, znode: &Znode<'_>) -> Result<Instance, Rejected> {
-        let (format, decoded) = self.config.format.decode(znode)?;
+        let (format, registration) = self.config.format.decode(znode)?;
+        let reject = |reason: &str| Rejected {
+            format,
+            reason: Reason::new(reason).into_string(),
+        };
+        let Registration::Instances(instances) = registration else {
+            return Err(reject("weights of other znodes are not applied"));
+        };
+        let own = instances.into_iter().find(|decoded| decoded.part.is_none());
+        let decoded = own.ok_or_else(|| reject("no instance of the service itself"))?;
+        let Host::Ip(address) = decoded.host else {
+            return Err(reject("a host name; register an IP address"));
+        };
         Ok(Instance {
             own_id: decoded.id.map(String::into_boxed_str),
-            address: decoded.address,
+            address,
             port: decoded.port,
             weight: decoded.weight,
             zone: decoded.zone.map(Arc::from),

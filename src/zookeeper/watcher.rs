@@ -44,8 +44,6 @@ use super::{
 };
 use crate::registry::Batch;
 
-/// Services and their instances.
-const DEPTH: usize = 2;
 /// Requests that travel as one, and how many such batches travel at once: 500 at depth 4 read a
 /// server out as fast as any (400,000 znodes a second and more).
 const BATCH: usize = 500;
@@ -147,7 +145,7 @@ impl Watcher {
         let metrics = metrics.of(&config.name);
         Ok(Self {
             paths: Arc::new(Paths::new(&config.root, address.chroot.is_empty())),
-            tree: Tree::new(DEPTH),
+            tree: Tree::new(config.layout.clone()),
             arrivals: Arrivals::default(),
             only_one_shot: false,
             batch: FIRST_BATCH,
@@ -252,8 +250,7 @@ impl Watcher {
             }
         };
         info!(registry = %self.config.name, "the server knows no recursive watches (before 3.6): using one-shot watches");
-        let ensemble = self.access.ensemble.clone();
-        let mut link = OneShot::new(client, ensemble, with, Arc::clone(&self.paths), DEPTH);
+        let mut link = OneShot::new(client, with, self);
         self.begin = Some(Instant::now());
         let watches = Watches::OneShot;
         let end = self.drive(&mut link, watches, &mut renewal, stop).await?;

@@ -20,11 +20,17 @@ use futures_util::{
 };
 use zookeeper_client::{Client, Error, EventType, OneshotWatcher, SessionState, WatchedEvent};
 
-use super::link::{Answers, Failure, Link, Paths, Signal, change, refusal, stat};
-use crate::zookeeper::{
-    security::material::Material,
-    session::{self, Ensemble},
-    tree::{Reply, Request},
+use super::{
+    Watcher,
+    link::{Answers, Failure, Link, Paths, Signal, change, refusal, stat},
+};
+use crate::{
+    registry::layout::{Layout, Role},
+    zookeeper::{
+        security::material::Material,
+        session::{self, Ensemble},
+        tree::{Reply, Request},
+    },
 };
 
 /// Of watch paths in one session: the limit is 128 KiB, and a path may briefly count twice.
@@ -34,8 +40,7 @@ pub(super) struct OneShot {
     ensemble: Ensemble,
     with: Arc<Material>,
     paths: Arc<Paths>,
-    /// The level whose data is watched.
-    depth: usize,
+    layout: Layout,
     sessions: Vec<Session>,
     /// Which session holds the watch that a request sets.
     assigned: HashMap<Request, usize>,
@@ -49,18 +54,13 @@ struct Session {
 }
 
 impl OneShot {
-    pub fn new(
-        client: Arc<Client>,
-        ensemble: Ensemble,
-        with: Arc<Material>,
-        paths: Arc<Paths>,
-        depth: usize,
-    ) -> Self {
+    /// Beside the session that `watcher` has already.
+    pub fn new(client: Arc<Client>, with: Arc<Material>, watcher: &Watcher) -> Self {
         let mut link = Self {
-            ensemble,
+            ensemble: watcher.access.ensemble.clone(),
             with,
-            paths,
-            depth,
+            paths: Arc::clone(&watcher.paths),
+            layout: watcher.config.layout.clone(),
             sessions: Vec::new(),
             assigned: HashMap::new(),
             watches: FuturesUnordered::new(),
@@ -90,7 +90,7 @@ impl OneShot {
     }
 
     fn is_leaf(&self, path: &str) -> bool {
-        1 + path.matches('/').count() == self.depth
+        self.layout.role(path) == Role::Leaf
     }
 
     /// Lists and reads of leaves set watches; a read of an inner znode sets none.
