@@ -1,6 +1,7 @@
 //! The ZooKeeper side against a real server: what is mirrored is what is there, through every
 //! kind of trouble, and nothing that stays is ever removed.
 
+mod old;
 mod registration;
 mod security;
 mod silent;
@@ -467,17 +468,11 @@ async fn one_dead_server_of_two_behind_a_chroot_does_no_harm() {
 }
 
 /// The client cannot re-arm more than 128 KiB of one-shot watches after a reconnect.
-#[tokio::test(flavor = "multi_thread")]
-async fn one_shot_watches_of_any_length_survive_a_cut() {
-    const SERVICES: usize = 1_200;
-    let server = ZooKeeper::start();
-    let proxy = Proxy::start(server.port()).await;
-    let client = server.client().await;
-    put(&client, "/services/orders/stays", b"1").await;
-    put(&client, "/services/orders/goes", b"1").await;
+/// Services of one instance each, `NAME-0000` and so on, whose watch paths have some 135 bytes.
+async fn fill(client: &Client, services: usize) -> Arc<String> {
     let name = Arc::new("n".repeat(120));
     let options = persistent();
-    let creates = (0..SERVICES).map(|i| {
+    let creates = (0..services).map(|i| {
         let (client, name, options) = (client.clone(), Arc::clone(&name), options.clone());
         async move {
             let service = format!("/services/{name}-{i:04}");
@@ -487,6 +482,18 @@ async fn one_shot_watches_of_any_length_survive_a_cut() {
         }
     });
     futures_util::future::join_all(creates).await;
+    name
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_shot_watches_of_any_length_survive_a_cut() {
+    const SERVICES: usize = 1_200;
+    let server = ZooKeeper::start();
+    let proxy = Proxy::start(server.port()).await;
+    let client = server.client().await;
+    put(&client, "/services/orders/stays", b"1").await;
+    put(&client, "/services/orders/goes", b"1").await;
+    let name = fill(&client, SERVICES).await;
 
     let mut mirror = Mirror::start_one_shot(&proxy.connect(), "/services");
     mirror.until("loaded", |m| m.completed == 1).await;

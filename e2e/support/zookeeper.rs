@@ -45,6 +45,23 @@ pub struct Setup {
     pub java: Vec<String>,
     /// Other jars than Debian's.
     pub class_path: Option<String>,
+    /// It knows only the requests of 3.4.
+    pub old: bool,
+}
+
+impl Setup {
+    /// A server from Maven Central; `e2e/components/install.sh zookeeper-old` has its jars.
+    pub fn of_version(version: &str) -> Self {
+        let components = Path::new(env!("CARGO_MANIFEST_DIR")).join(".components");
+        let jars = components.join("zookeeper-old").join(version);
+        assert!(jars.is_dir(), "e2e/components/install.sh zookeeper-old");
+        Self {
+            java: vec!["-Dzookeeper.jmx.log4j.disable=true".to_owned()],
+            class_path: Some(jars.join("*").display().to_string()),
+            old: true,
+            ..Self::default()
+        }
+    }
 }
 
 impl ZooKeeper {
@@ -144,11 +161,11 @@ impl ZooKeeper {
 
     /// A plain client, to write with.
     pub async fn client(&self) -> Client {
-        Client::connector()
-            .with_session_timeout(Duration::from_secs(30))
-            .connect(&self.connect())
-            .await
-            .expect("a session")
+        let mut connector = Client::connector().with_session_timeout(Duration::from_secs(30));
+        if self.setup.old {
+            connector = connector.with_server_version(3, 4, 0);
+        }
+        connector.connect(&self.connect()).await.expect("a session")
     }
 
     /// How many sessions are open.

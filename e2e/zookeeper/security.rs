@@ -191,7 +191,7 @@ fn sasl_server(files: &Files) -> ZooKeeper {
             "-Djava.security.auth.login.config={}",
             jaas.display()
         )],
-        class_path: None,
+        ..Setup::default()
     })
 }
 

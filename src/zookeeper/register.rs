@@ -375,6 +375,15 @@ impl Holder {
     /// In one transaction, so that nobody sees the name without a znode; 3.4 has none that would do.
     async fn replace(&self, client: &Client, version: i32) -> Result<(), Error> {
         let ephemeral = self.options(CreateMode::Ephemeral);
+        // A server before 3.5 says so to this, and drops the connection at a transaction that it does
+        // not know. From any other it comes back as it went out.
+        match client
+            .create(&self.path, &self.registration.data, &ephemeral)
+            .await
+        {
+            Err(ClientError::NodeExists) => {}
+            created => return created.map(drop).map_err(|error| self.refused(error)),
+        }
         if self.access.ensemble.old {
             let deleted = client.delete(&self.path, Some(version)).await;
             deleted.map_err(|error| self.refused(error))?;

@@ -107,7 +107,7 @@ pub struct Watcher {
 /// Why a session was given up.
 enum End {
     Stopped,
-    /// The ensemble knows no recursive watches; the session is good.
+    /// The ensemble knows no recursive watches, and has dropped the connection that asked for one.
     Unsupported,
     /// A new session may do better.
     Lost(String),
@@ -245,11 +245,19 @@ impl Watcher {
             let mut link = Recursive::new(client, Arc::clone(&self.paths));
             let watches = Watches::Recursive;
             match self.drive(&mut link, watches, &mut renewal, stop).await? {
-                End::Unsupported => link.into_client(),
+                End::Unsupported => drop(link),
                 end => return Ok(finish(link, end).await),
             }
+            info!(registry = %self.config.name, "the server knows no recursive watches (before 3.6): using one-shot watches");
+            let opened = tokio::select! {
+                () = stop.cancelled() => return Ok(End::Stopped),
+                opened = self.access.ensemble.open(&with) => opened,
+            };
+            match opened {
+                Ok(client) => Arc::new(client),
+                Err(reason) => return Ok(End::Lost(reason)),
+            }
         };
-        info!(registry = %self.config.name, "the server knows no recursive watches (before 3.6): using one-shot watches");
         let mut link = OneShot::new(client, with, self);
         self.begin = Some(Instant::now());
         let watches = Watches::OneShot;
@@ -404,6 +412,9 @@ impl Watcher {
                 self.tree.event(change, &path);
             }
             Signal::Disconnected => {
+                if refused(in_flight) {
+                    return Some(End::Unsupported);
+                }
                 self.forget_requests(in_flight);
                 self.begin = None;
                 self.metrics.connected.set(0);
@@ -458,6 +469,12 @@ impl Watcher {
         }
         Ok(())
     }
+}
+
+/// Whether an answer that says so came before the end of the connection.
+fn refused(in_flight: &mut InFlight) -> bool {
+    let mut answers = std::iter::from_fn(|| in_flight.next().now_or_never().flatten());
+    answers.any(|answer| matches!(answer, Err(Failure::Unsupported)))
 }
 
 /// Doubles while replies are small, and shrinks to what keeps them below the bound.

@@ -1,6 +1,6 @@
 //! The link to servers before 3.6: a watch for each list and each leaf, that one change uses up.
 //!
-//! Such a server also drops connections that send `multiRead`, so reads go one by one, pipelined.
+//! Such a server drops connections that send `multiRead` (or `addWatch`, once it has refused it), so reads go one by one, pipelined.
 //! A client that re-arms more than 128 KiB of watch paths after a reconnect loses every connection
 //! again, so the watches are spread over sessions, each well below that, and any trouble with one
 //! session ends the link: the machine begins anew on new sessions. Where there are several, their
@@ -178,10 +178,6 @@ impl Link for OneShot {
             }
         }
         answers.replies
-    }
-
-    fn into_client(mut self) -> Arc<Client> {
-        self.sessions.swap_remove(0).client
     }
 
     async fn close(self) {

@@ -96,10 +96,6 @@ impl Link for Recursive {
         answers.replies
     }
 
-    fn into_client(self) -> Arc<Client> {
-        self.client
-    }
-
     async fn close(self) {
         let Self {
             client, watcher, ..
