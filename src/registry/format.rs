@@ -25,10 +25,11 @@ mod properties;
 
 use std::{fmt, str::FromStr};
 
-pub use field::connectable;
+pub use field::{connectable, weight_under};
 
 use super::{
     Rejected, Stat,
+    layout::Layout,
     reason::{Reason, quoted},
     registration::Registration,
 };
@@ -119,6 +120,14 @@ impl FormatChoice {
             Self::Auto => "auto",
             Self::Plain => "plain",
             Self::Curator => "curator",
+        }
+    }
+
+    /// Where services and instances stand, unless the configuration says otherwise.
+    pub fn layout(self) -> Layout {
+        match self {
+            Self::Auto => Layout::mixed(),
+            Self::Plain | Self::Curator => Layout::flat(),
         }
     }
 

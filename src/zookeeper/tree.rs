@@ -273,6 +273,7 @@ impl Tree {
         Batch {
             complete: std::mem::take(&mut self.complete),
             events: self.mirror.take(),
+            stale: false,
             observed: None,
         }
     }

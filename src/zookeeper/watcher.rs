@@ -88,6 +88,8 @@ pub struct Watcher {
     state: watch::Sender<State>,
     tree: Tree,
     arrivals: Arrivals,
+    /// The registry has not heard yet that there was an outage.
+    stale: bool,
     paths: Arc<Paths>,
     only_one_shot: bool,
     /// How many requests travel as one now.
@@ -147,6 +149,7 @@ impl Watcher {
             paths: Arc::new(Paths::new(&config.root, address.chroot.is_empty())),
             tree: Tree::new(config.layout.clone()),
             arrivals: Arrivals::default(),
+            stale: false,
             only_one_shot: false,
             batch: FIRST_BATCH,
             backoff: Backoff::default(),
@@ -192,6 +195,9 @@ impl Watcher {
             self.metrics.reads_in_flight.set(0);
             match end {
                 End::Renewed(opened) => {
+                    // Renewals are put off as they are found, so that no time is lost now.
+                    self.begin = Some(Instant::now());
+                    self.tell_stale();
                     self.access.renewed(&opened.with);
                     renewed = Some(opened);
                     continue;
@@ -219,7 +225,10 @@ impl Watcher {
                 attempt = attempt => attempt,
             };
             match attempt {
-                Ok(opened) => return Some(opened),
+                Ok(opened) => {
+                    self.put_off();
+                    return Some(opened);
+                }
                 Err(reason) => self.lost(reason),
             }
         }
@@ -238,7 +247,6 @@ impl Watcher {
         );
         let root = Some(self.config.root.clone());
         let mut renewal = (self.access).renewal(Arc::clone(&with), root, self.pacing.spread());
-        self.put_off();
         let client = if self.only_one_shot {
             client
         } else {
@@ -388,6 +396,7 @@ impl Watcher {
         let found = self.tree.tally();
         let mut batch = self.tree.take();
         batch.observed = self.arrivals.take();
+        batch.stale = std::mem::take(&mut self.stale);
         if let Some(found) = found {
             self.completed(first, found);
         }

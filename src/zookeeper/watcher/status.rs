@@ -9,9 +9,12 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::Watcher;
-use crate::zookeeper::{
-    Status,
-    tree::{Phase, Tally},
+use crate::{
+    registry::Batch,
+    zookeeper::{
+        Status,
+        tree::{Phase, Tally},
+    },
 };
 
 impl Watcher {
@@ -93,6 +96,7 @@ impl Watcher {
         self.tree.lost();
         self.arrivals.clear();
         let status = if self.state.borrow().loaded {
+            self.tell_stale();
             Status::Disconnected { reason }
         } else {
             Status::Connecting {
@@ -100,6 +104,19 @@ impl Watcher {
             }
         };
         self.set_status(status);
+    }
+
+    /// Says once that what was published may be old from now on. It takes nothing away; where the
+    /// registry is too busy to hear of it, that it is comes with the next batch.
+    pub(super) fn tell_stale(&mut self) {
+        if let Status::Disconnected { .. } = self.state.borrow().status {
+            return;
+        }
+        let batch = Batch {
+            stale: true,
+            ..Batch::default()
+        };
+        self.stale = self.batches.try_send(batch).is_err();
     }
 
     /// Shows where the machine stands.
