@@ -19,7 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("snapshot", &["resource"]),
     ("translate", &["model", "resource"]),
     ("zookeeper", &["registry"]),
-    ("publish", &["registry", "snapshot", "translate"]),
+    ("publish", &["registry", "resolve", "snapshot", "translate"]),
     ("xds", &["resource", "snapshot"]),
     (
         "admin",
@@ -34,6 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "publish",
             "readiness",
             "registry",
+            "resolve",
             "resource",
             "shutdown",
             "snapshot",

@@ -34,6 +34,7 @@ const FILE_LIMIT: u64 = 1 << 20;
 pub struct Config {
     /// One at least.
     pub registries: Vec<Registry>,
+    pub dns: Dns,
     pub xds: Xds,
     pub admin: Admin,
     pub mesh: Mesh,
@@ -127,6 +128,14 @@ impl Registry {
     }
 }
 
+/// How host names in registrations are followed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Dns {
+    #[serde(serialize_with = "duration")]
+    pub refresh: Duration,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Xds {
@@ -183,6 +192,14 @@ impl Default for Registry {
             ttl: None,
             services: Services::default(),
             instances: Instances::default(),
+        }
+    }
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self {
+            refresh: Duration::from_secs(30),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! once and a quiet registry publishes at once. Invariant: nothing is published before the registry was mirrored
 //! completely, and what is published then shows exactly what the registry shows.
 
+mod hosts;
 mod rejections;
 
 use std::{
@@ -13,6 +14,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, StreamExt};
+use imbl::OrdSet;
 use tokio::{
     sync::{mpsc, watch},
     time::sleep,
@@ -20,9 +22,10 @@ use tokio::{
 use tokio_stream::{StreamMap, wrappers::ReceiverStream};
 use tracing::{debug, info};
 
-use self::rejections::Rejections;
+use self::{hosts::Hosts, rejections::Rejections};
 use crate::{
     registry::{self, Batch, Catalog, Changes, Picture, Touched, catalog::join},
+    resolve::Resolved,
     snapshot::Snapshots,
     translate::{Translation, Update},
 };
@@ -44,6 +47,7 @@ pub struct Publisher {
     rejections: Rejections,
     registry: watch::Sender<Picture>,
     resources: watch::Sender<Arc<Snapshots>>,
+    hosts: Hosts,
 }
 
 /// Where the publications can be read.
@@ -51,6 +55,8 @@ pub struct Publisher {
 pub struct Readers {
     pub registry: watch::Receiver<Picture>,
     pub snapshots: watch::Receiver<Arc<Snapshots>>,
+    /// The host names to look up.
+    pub hosts: watch::Receiver<OrdSet<Arc<str>>>,
 }
 
 impl Publisher {
@@ -62,9 +68,11 @@ impl Publisher {
         let (registry, registry_reader) = watch::channel(Picture::default());
         let (resources, snapshots) = watch::channel(Arc::default());
         let snapshots_now = Snapshots::default();
+        let (hosts, wanted) = Hosts::new();
         let readers = Readers {
             registry: registry_reader,
             snapshots,
+            hosts: wanted,
         };
         let publisher = Self {
             catalog,
@@ -74,53 +82,76 @@ impl Publisher {
             rejections: Rejections::default(),
             registry,
             resources,
+            hosts,
         };
         (publisher, readers)
     }
 
     /// Runs until nobody sends batches any more. There is one receiver for each registry, in the
-    /// order of the configuration.
-    pub async fn run(mut self, batches: Vec<mpsc::Receiver<Batch>>) {
+    /// order of the configuration. `resolved` tells what became of [`Readers::hosts`].
+    pub async fn run(
+        mut self,
+        batches: Vec<mpsc::Receiver<Batch>>,
+        mut resolved: mpsc::Receiver<Vec<Resolved>>,
+    ) {
         let streams = batches.into_iter().map(ReceiverStream::new);
         let mut batches: Batches = streams.enumerate().collect();
-        while let Some(next) = self.next(&mut batches).await {
+        while let Some(next) = self.next(&mut batches, &mut resolved).await {
             let now = Instant::now();
-            let mut observed = next.as_ref().and_then(|(_, batch)| batch.observed);
+            let mut observed = match &next {
+                Next::Batch(_, batch) => batch.observed,
+                _ => None,
+            };
             let mut changes = self.take_in(next);
             for _ in 1..BATCHES_AT_ONCE {
                 let Some(Some((registry, batch))) = batches.next().now_or_never() else {
                     break;
                 };
                 observed = [observed, batch.observed].into_iter().flatten().min();
-                join(&mut changes, self.take_in(Some((registry, batch))));
+                join(&mut changes, self.take_in(Next::Batch(registry, batch)));
             }
             self.publish(changes, observed.unwrap_or(now));
         }
     }
 
-    /// A batch, or that there is something to do without one.
-    async fn next(&mut self, batches: &mut Batches) -> Option<Option<(usize, Batch)>> {
+    /// A batch, or what else there is to do.
+    async fn next(
+        &mut self,
+        batches: &mut Batches,
+        resolved: &mut mpsc::Receiver<Vec<Resolved>>,
+    ) -> Option<Next> {
         loop {
             tokio::select! {
-                batch = batches.next() => return batch.map(Some),
-                () = until(self.catalog.due()) => return Some(None),
+                batch = batches.next() => return batch.map(|(of, batch)| Next::Batch(of, batch)),
+                Some(resolved) = resolved.recv() => return Some(Next::Resolved(resolved)),
+                () = until(self.catalog.due()) => return Some(Next::Time),
+                () = self.hosts.due() => return Some(Next::Time),
                 () = self.rejections.due() => self.rejections.tell_count(),
             }
         }
     }
 
-    fn take_in(&mut self, batch: Option<(usize, Batch)>) -> Changes {
+    fn take_in(&mut self, next: Next) -> Changes {
         let now = now();
         let mut changes = self.catalog.tick(now);
-        if let Some((registry, batch)) = batch {
-            join(&mut changes, self.catalog.apply(registry, batch, now));
+        match next {
+            Next::Batch(registry, batch) => {
+                join(&mut changes, self.catalog.apply(registry, batch, now));
+            }
+            Next::Resolved(all) => {
+                for Resolved { name, addresses } in all {
+                    join(&mut changes, self.catalog.resolved(&name, &addresses, now));
+                }
+            }
+            Next::Time => {}
         }
         changes
     }
 
     fn publish(&mut self, changes: Changes, observed: Instant) {
         let picture = self.catalog.picture();
-        if self.catalog.loaded() {
+        self.hosts.want(self.catalog.wanted_hosts());
+        if self.snapshots.loaded || self.may_begin() {
             self.translate(&picture, changes, observed);
         }
         for (registry, counts) in self.catalog.counts() {
@@ -129,6 +160,11 @@ impl Publisher {
         self.registry.send_replace(picture);
         // Last: the log is in nobody's way.
         self.rejections.tell(self.catalog.take_rejections());
+    }
+
+    /// Whether the first snapshot has all that was served before the process began.
+    fn may_begin(&mut self) -> bool {
+        self.catalog.loaded() && self.hosts.may_begin(self.catalog.waits_for_hosts())
     }
 
     fn translate(&mut self, picture: &Picture, mut changes: Changes, observed: Instant) {
@@ -173,6 +209,15 @@ impl Publisher {
         let snapshot = self.snapshots.of_mut(update.edition);
         snapshot.apply(update.put, &update.remove)
     }
+}
+
+/// What there is to do.
+enum Next {
+    /// Of the registry at that place of the configuration.
+    Batch(usize, Batch),
+    Resolved(Vec<Resolved>),
+    /// Something that changes by time alone.
+    Time,
 }
 
 type Batches = StreamMap<usize, ReceiverStream<Batch>>;

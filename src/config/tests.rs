@@ -306,7 +306,7 @@ tls: {}
         ("m.yaml:12:3: mesh.domainSuffix: ", "second time"),
         (
             "m.yaml:13:1: tls: ",
-            "known here: registries, xds, admin, mesh",
+            "known here: registries, dns, xds, admin, mesh",
         ),
     ];
     assert_eq!(found.len(), expected.len(), "{found:#?}");
@@ -376,7 +376,7 @@ fn the_document_and_its_sections_are_mappings() {
     assert_problem(
         "just text",
         "m.yaml",
-        "a mapping of registries, xds, admin, mesh",
+        "a mapping of registries, dns, xds, admin, mesh",
     );
     assert_problem("[1]", "m.yaml", "is a list");
     assert_problem(

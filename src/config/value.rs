@@ -28,6 +28,9 @@ const STREAM_AGE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(7
 /// Shorter than what a writer can hold to is a mistake.
 const TTL: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600)];
 
+/// Below it resolvers do little else; over it instances are looked for where they no longer are.
+const REFRESH: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(24 * 3600)];
+
 /// Over any number that one machine could bear.
 const COUNT: u32 = 100_000_000;
 
@@ -125,6 +128,11 @@ pub fn duration_text(duration: Duration) -> String {
 
 pub fn session_timeout(text: &str) -> Result<Duration, String> {
     duration_within(text, SESSION_TIMEOUT)
+}
+
+/// How often host names are looked up again.
+pub fn refresh(text: &str) -> Result<Duration, String> {
+    duration_within(text, REFRESH)
 }
 
 /// How long a stream lives.

@@ -86,6 +86,11 @@ impl Catalog {
         wanted.reduce(OrdSet::union).unwrap_or_default()
     }
 
+    /// How many host names were never looked up.
+    pub fn waits_for_hosts(&self) -> usize {
+        self.indexes.iter().map(Index::waits_for_hosts).sum()
+    }
+
     /// What a host name resolves to, or why there is nothing.
     pub fn resolved(&mut self, host: &str, resolution: &Resolution, now: i64) -> Changes {
         self.each(|index| index.resolved(host, resolution.clone(), now))
