@@ -5,12 +5,14 @@
 mod admin;
 mod architecture;
 mod commands;
+mod fleets;
 mod increments;
 mod introspection;
 mod limits;
 mod mesh;
 mod on_demand;
 mod proxyless;
+mod registries;
 mod rendering;
 mod support;
 mod wire;
