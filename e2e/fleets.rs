@@ -415,7 +415,6 @@ async fn instances(server: &MeshKeeper, service: &str) -> Vec<Value> {
 async fn told(server: &MeshKeeper, service: &str, expected: &[&str]) {
     let shown = |i: &Value| {
         let text = |key: &str| i[key].as_str().unwrap_or_default().to_owned();
-        // A warm-up that is under way is none of the tests' matter.
         format!("{}:{} {}", text("address"), i["port"], text("health"))
     };
     let expected: BTreeSet<String> = expected.iter().map(|&e| e.to_owned()).collect();
