@@ -12,6 +12,7 @@ mod limits;
 mod mesh;
 mod on_demand;
 mod proxyless;
+mod registries;
 mod rendering;
 mod support;
 mod wire;

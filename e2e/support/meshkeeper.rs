@@ -49,15 +49,26 @@ impl MeshKeeper {
         server
     }
 
+    /// Started and not waited for, with these registries: `{name: a, connect: …}, {…}`.
+    pub fn spawn_of(registries: &str) -> Self {
+        Self::spawn_all(registries, "", "")
+    }
+
     fn spawn_with(zookeeper: &str, xds_keys: &str, mesh_keys: &str) -> Self {
         Self::spawn_keys(zookeeper, "", xds_keys, mesh_keys)
     }
 
     fn spawn_keys(zookeeper: &str, keys: &str, xds_keys: &str, mesh_keys: &str) -> Self {
+        let registry =
+            format!("{{name: main, connect: \"{zookeeper}\", sessionTimeout: 4s, {keys}}}");
+        Self::spawn_all(&registry, xds_keys, mesh_keys)
+    }
+
+    fn spawn_all(registries: &str, xds_keys: &str, mesh_keys: &str) -> Self {
         let folder = TempDir::new().unwrap();
         let (xds, admin, outbound) = (free_address(), free_address(), free_address());
         let config = format!(
-            "registries: [{{name: main, connect: \"{zookeeper}\", sessionTimeout: 4s, {keys}}}]\n\
+            "registries: [{registries}]\n\
              xds: {{listen: \"{xds}\", {xds_keys}}}\n\
              admin: {{listen: \"{admin}\"}}\n\
              mesh: {{outboundListen: \"{outbound}\", {mesh_keys}}}\n"
@@ -109,6 +120,17 @@ impl MeshKeeper {
 
     async fn ended(&mut self) -> Option<i32> {
         self.child.wait().await.unwrap().code()
+    }
+
+    /// What a command says of this server: exit status and standard output.
+    pub async fn command(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_meshkeeper"))
+            .args(arguments)
+            .args(["--admin", &self.admin.to_string()])
+            .output();
+        let output = output.await.unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code(), said)
     }
 
     pub async fn api(&self, path: &str) -> Value {
