@@ -5,6 +5,7 @@
 mod admin;
 mod architecture;
 mod commands;
+mod faults;
 mod increments;
 mod introspection;
 mod limits;

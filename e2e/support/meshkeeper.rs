@@ -25,28 +25,35 @@ pub struct MeshKeeper {
 impl MeshKeeper {
     /// Started and not waited for.
     pub fn spawn(zookeeper: &str) -> Self {
-        Self::spawn_with(zookeeper, "", "")
+        Self::spawn_with(zookeeper, "4s", "", "")
+    }
+
+    /// Ready, with a session that ends soon.
+    pub async fn start_with_session(zookeeper: &str, timeout: &str) -> Self {
+        let server = Self::spawn_with(zookeeper, timeout, "", "");
+        server.ready().await;
+        server
     }
 
     /// Ready, with further keys of `xds` (`maxStreams: 5`).
     pub async fn start_with(zookeeper: &str, xds: &str) -> Self {
-        let server = Self::spawn_with(zookeeper, xds, "");
+        let server = Self::spawn_with(zookeeper, "4s", xds, "");
         server.ready().await;
         server
     }
 
     /// Ready, with further keys of `mesh`.
     pub async fn start_mesh_with(zookeeper: &str, mesh: &str) -> Self {
-        let server = Self::spawn_with(zookeeper, "", mesh);
+        let server = Self::spawn_with(zookeeper, "4s", "", mesh);
         server.ready().await;
         server
     }
 
-    fn spawn_with(zookeeper: &str, xds_keys: &str, mesh_keys: &str) -> Self {
+    fn spawn_with(zookeeper: &str, session: &str, xds_keys: &str, mesh_keys: &str) -> Self {
         let folder = TempDir::new().unwrap();
         let (xds, admin, outbound) = (free_address(), free_address(), free_address());
         let config = format!(
-            "registries: [{{name: main, connect: \"{zookeeper}\", sessionTimeout: 4s}}]\n\
+            "registries: [{{name: main, connect: \"{zookeeper}\", sessionTimeout: {session}}}]\n\
              xds: {{listen: \"{xds}\", {xds_keys}}}\n\
              admin: {{listen: \"{admin}\"}}\n\
              mesh: {{outboundListen: \"{outbound}\", {mesh_keys}}}\n"
@@ -84,16 +91,39 @@ impl MeshKeeper {
 
     /// On the same ports, with the same configuration.
     pub async fn restart(&mut self) {
-        self.child = serve(&self.folder);
+        self.spawn_again();
         self.ready().await;
+    }
+
+    /// The same, not waited for.
+    pub fn spawn_again(&mut self) {
+        self.child = serve(&self.folder);
     }
 
     /// Sends SIGTERM and waits for the end of the process; its exit status.
     pub async fn terminate(&mut self) -> Option<i32> {
-        let pid = self.child.id().unwrap().to_string();
-        let sent = Command::new("kill").arg(pid).status().await.unwrap();
-        assert!(sent.success());
+        self.signal("-TERM").await;
         self.ended().await
+    }
+
+    /// The process stands still, as on a machine that is suspended, until [`MeshKeeper::wake`].
+    pub async fn freeze(&self) {
+        self.signal("-STOP").await;
+    }
+
+    pub async fn wake(&self) {
+        self.signal("-CONT").await;
+    }
+
+    async fn signal(&self, signal: &str) {
+        let pid = self.child.id().unwrap().to_string();
+        let sent = Command::new("kill").args([signal, &pid]).status().await;
+        assert!(sent.unwrap().success());
+    }
+
+    /// What it wrote to its log, through all restarts.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
     async fn ended(&mut self) -> Option<i32> {
@@ -127,11 +157,15 @@ impl MeshKeeper {
 }
 
 fn serve(folder: &TempDir) -> Child {
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(folder.path().join("log"));
     Command::new(env!("CARGO_BIN_EXE_meshkeeper"))
         .args(["serve", "--config"])
         .arg(folder.path().join("meshkeeper.yaml"))
         .stdout(Stdio::null())
-        .stderr(std::fs::File::create(folder.path().join("log")).unwrap())
+        .stderr(log.unwrap())
         .kill_on_drop(true)
         .spawn()
         .unwrap()

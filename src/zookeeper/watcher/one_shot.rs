@@ -207,9 +207,12 @@ async fn send(
     let mut root = String::new();
     let root = paths.absolute("", &mut root);
     let used: BTreeSet<usize> = calls.iter().map(|call| call.session).collect();
+    // A load begins with the root, and must not begin with what a follower that lags had long ago.
+    let begins = |call: &Call| matches!(&call.request, Request::List(path) if path.is_empty());
+    let syncs_all = clients.len() > 1 || calls.iter().any(begins);
     // A session's requests are answered in their order, so none of these is waited for before.
     let syncs: Vec<_> = (used.into_iter())
-        .filter(|_| clients.len() > 1)
+        .filter(|_| syncs_all)
         .map(|session| clients[session].sync(root))
         .collect();
     let answers = calls

@@ -108,18 +108,23 @@ impl Link for Recursive {
     }
 }
 
+/// Sets the watch, and has the server catch up with its leader before anything is read: nothing else
+/// keeps a follower that lags from answering with what it had before the state that is served.
 async fn arm(client: Arc<Client>, paths: Arc<Paths>) -> Result<Answers, Failure> {
     let mut path = String::new();
     let root = paths.absolute("", &mut path);
-    match client.watch(root, AddWatchMode::PersistentRecursive).await {
-        Ok(watcher) => Ok(Answers {
-            replies: vec![(Request::Watch, Reply::Watching)],
-            recursive: Some(watcher),
-            ..Answers::default()
-        }),
-        Err(Error::Unimplemented) => Err(Failure::Unsupported),
-        Err(error) => Err(Failure::Lost(format!("cannot watch {root}: {error}"))),
-    }
+    let watcher = match client.watch(root, AddWatchMode::PersistentRecursive).await {
+        Ok(watcher) => watcher,
+        Err(Error::Unimplemented) => return Err(Failure::Unsupported),
+        Err(error) => return Err(Failure::Lost(format!("cannot watch {root}: {error}"))),
+    };
+    let synced = client.sync(root).await;
+    synced.map_err(|error| Failure::Lost(format!("cannot sync {root}: {error}")))?;
+    Ok(Answers {
+        replies: vec![(Request::Watch, Reply::Watching)],
+        recursive: Some(watcher),
+        ..Answers::default()
+    })
 }
 
 async fn read(
