@@ -12,7 +12,12 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use self::{fault::Fault, stage::Stage};
-use crate::support::{dice::Dice, ensemble::Ensemble, wait::until};
+use crate::support::{
+    dice::Dice,
+    ensemble::{Ensemble, LOCAL_SESSIONS},
+    proxy::Proxy,
+    wait::until,
+};
 
 /// Everybody was shown something; without that no promise could have been broken.
 fn assert_told(stage: &Stage, before: (usize, usize)) {
@@ -24,7 +29,7 @@ fn assert_told(stage: &Stage, before: (usize, usize)) {
 }
 
 /// One fault on a stage of its own, and at least one full comparison because of it.
-async fn survives(fault: Fault, mut stage: Stage) {
+async fn survives(fault: Fault, mut stage: Stage) -> Stage {
     let (told, resyncs) = (stage.told(), stage.resyncs().await);
     fault.strike(&mut stage, &mut Dice::new(1)).await;
     let took = stage.assert_unharmed().await;
@@ -35,6 +40,7 @@ async fn survives(fault: Fault, mut stage: Stage) {
         "{}",
         stage.timeline.last(40)
     );
+    stage
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -50,8 +56,8 @@ async fn a_lost_quorum_fails_no_request_and_removes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_expired_is_replaced_and_nothing_else_changes() {
-    let stage = Stage::start(1, 3).await;
-    survives(Fault::SessionExpired, stage).await;
+    let stage = survives(Fault::SessionExpired, Stage::start(1, 3).await).await;
+    assert!(stage.meshkeeper.log().contains("the session expired"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,13 +69,13 @@ async fn a_connection_that_is_cut_harms_nothing() {
 async fn a_server_that_neither_answers_nor_closes_harms_nothing() {
     let mut stage = Stage::start(1, 5).await;
     let resyncs = stage.resyncs().await;
-    stage.ensemble.doors().for_each(|door| door.pause());
+    stage.ensemble.doors().for_each(Proxy::pause);
     until("the silence is noticed", async || {
         (!stage.is_connected().await?).then_some(())
     })
     .await;
-    stage.ensemble.doors().for_each(|door| door.cut());
-    stage.ensemble.doors().for_each(|door| door.resume());
+    stage.ensemble.doors().for_each(Proxy::cut);
+    stage.ensemble.doors().for_each(Proxy::resume);
     stage.assert_unharmed().await;
     assert!(stage.resyncs().await > resyncs);
 }
@@ -78,12 +84,12 @@ async fn a_server_that_neither_answers_nor_closes_harms_nothing() {
 async fn a_server_that_hears_and_is_not_heard_harms_nothing() {
     let mut stage = Stage::start(1, 6).await;
     let resyncs = stage.resyncs().await;
-    stage.ensemble.doors().for_each(|door| door.mute());
+    stage.ensemble.doors().for_each(Proxy::mute);
     until("the silence is noticed", async || {
         (!stage.is_connected().await?).then_some(())
     })
     .await;
-    stage.ensemble.doors().for_each(|door| door.resume());
+    stage.ensemble.doors().for_each(Proxy::resume);
     stage.assert_unharmed().await;
     assert!(stage.resyncs().await > resyncs);
 }
@@ -104,12 +110,9 @@ async fn a_full_disk_of_zookeeper_harms_nothing() {
     survives(Fault::DiskFull, Stage::with(ensemble, 9).await).await;
 }
 
-/// Sessions that the ensemble does not know of are opened by a follower alone, so it can answer with
-/// what it had long ago.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follower_that_lags_shows_nothing_older() {
-    let local = "localSessionsEnabled=true\nlocalSessionsUpgradingEnabled=true\n";
-    let ensemble = Ensemble::start_with(3, local, false).await;
+    let ensemble = Ensemble::start_with(3, LOCAL_SESSIONS, false).await;
     let mut stage = Stage::with(ensemble, 10).await;
     let (told, resyncs) = (stage.told(), stage.resyncs().await);
     let lags = until("a follower", async || stage.ensemble.follower()).await;
@@ -123,15 +126,16 @@ async fn a_follower_that_lags_shows_nothing_older() {
     stage.settle().await.unwrap();
     sleep(Duration::from_millis(300)).await;
     for (node, door) in stage.ensemble.doors().enumerate() {
-        match node == lags {
-            true => door.resume(),
-            false => door.refuse(),
+        if node == lags {
+            door.resume();
+        } else {
+            door.refuse();
         }
     }
     sleep(Duration::from_millis(2_500)).await;
     assert!(stage.wrong().is_empty(), "{:#?}", stage.wrong());
     stage.ensemble.attach(lags);
-    stage.ensemble.doors().for_each(|door| door.resume());
+    stage.ensemble.doors().for_each(Proxy::resume);
     stage.assert_unharmed().await;
     assert_told(&stage, told);
     assert!(stage.resyncs().await > resyncs);

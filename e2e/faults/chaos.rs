@@ -13,7 +13,10 @@ use std::{
 };
 
 use super::{drill::Drill, fault::Fault, stage::Stage};
-use crate::support::{dice::Dice, ensemble::Ensemble};
+use crate::support::{
+    dice::Dice,
+    ensemble::{Ensemble, LOCAL_SESSIONS},
+};
 
 #[derive(Default)]
 struct Row {
@@ -51,7 +54,12 @@ impl Iterator for Schedule {
 }
 
 async fn run(seed: u64, lasts: Duration) -> Summary {
-    let ensemble = Ensemble::start_with(3, "", true).await;
+    let lines = if seed.is_multiple_of(2) {
+        LOCAL_SESSIONS
+    } else {
+        ""
+    };
+    let ensemble = Ensemble::start_with(3, lines, true).await;
     let mut stage = Stage::with(ensemble, seed).await.with_traffic().await;
     let began = Instant::now();
     let mut summary = Summary::default();
@@ -71,6 +79,9 @@ async fn run(seed: u64, lasts: Duration) -> Summary {
             break;
         }
         tokio::time::sleep(dice.millis(0..500)).await;
+    }
+    if let Some(refused) = stage.refused().await {
+        let _ = writeln!(summary.breaches, "the sidecar refused: {refused}");
     }
     if !summary.breaches.is_empty() {
         let story = stage.timeline.last(200);
@@ -135,8 +146,11 @@ impl Row {
     fn write(&self, f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
         let mut settled = self.settled.clone();
         settled.sort();
-        let p50 = settled.get(settled.len() / 2).copied().unwrap_or_default();
         let max = settled.last().copied().unwrap_or_default();
+        let p50 = settled
+            .len()
+            .checked_sub(1)
+            .map_or(max, |last| settled[last / 2]);
         writeln!(
             f,
             "| {name} | {} | {:.2} s | {:.2} s | {} | {} | {} | {} | {} |",

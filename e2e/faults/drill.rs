@@ -130,9 +130,14 @@ impl Listener {
     }
 }
 
-/// Without a time that would make each note another one.
+/// Without a time that would make each note another one, and of what is said of each server only
+/// what is said of the first.
 fn undated(note: &str) -> String {
-    note.split(" since ").next().unwrap_or(note).to_owned()
+    let note = note.split(" (since ").next().unwrap_or(note);
+    match note.split_once("; ") {
+        Some((first, _)) => format!("{first}; …"),
+        None => note.to_owned(),
+    }
 }
 
 impl Said {

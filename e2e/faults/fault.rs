@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::stage::{SESSION, Stage};
-use crate::support::{dice::Dice, wait::until};
+use crate::support::{dice::Dice, proxy::Proxy, wait::until};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -65,9 +65,42 @@ impl Fault {
         }
     }
 
+    /// Whether it leaves the way between MeshKeeper and ZooKeeper alone, so that this can be bad too.
+    fn spares_doors(self) -> bool {
+        match self {
+            Self::LeaderKilled
+            | Self::FollowerKilled
+            | Self::QuorumLost
+            | Self::EnsembleKilled
+            | Self::DiskFull
+            | Self::SessionExpired
+            | Self::Killed
+            | Self::KilledLoading => true,
+            Self::FollowerLags
+            | Self::Cut
+            | Self::HalfOpen
+            | Self::Muted
+            | Self::Slow
+            | Self::Flapping
+            | Self::KilledResyncing => false,
+        }
+    }
+
     /// Returns when all parts run and pass again; what they make of it is another matter.
     pub async fn strike(self, stage: &mut Stage, dice: &mut Dice) {
         stage.timeline.note(&format!("{} begins", self.name()));
+        let two_at_once = self.spares_doors() && dice.below(3) == 0;
+        if two_at_once {
+            slow_down(stage, dice);
+        }
+        self.strike_alone(stage, dice).await;
+        if two_at_once {
+            stage.ensemble.doors().for_each(Proxy::resume);
+        }
+        stage.timeline.note(&format!("{} is over", self.name()));
+    }
+
+    async fn strike_alone(self, stage: &mut Stage, dice: &mut Dice) {
         match self {
             Self::LeaderKilled => {
                 let leader = until("a leader", async || stage.ensemble.leader()).await;
@@ -96,16 +129,16 @@ impl Fault {
             }
             Self::Cut => cut(stage, dice).await,
             Self::HalfOpen => {
-                stage.ensemble.doors().for_each(|door| door.pause());
+                stage.ensemble.doors().for_each(Proxy::pause);
                 sleep(dice.millis(500..5_000)).await;
                 // Both ends hear of it at last.
-                stage.ensemble.doors().for_each(|door| door.cut());
-                stage.ensemble.doors().for_each(|door| door.resume());
+                stage.ensemble.doors().for_each(Proxy::cut);
+                stage.ensemble.doors().for_each(Proxy::resume);
             }
             Self::Muted => {
-                stage.ensemble.doors().for_each(|door| door.mute());
+                stage.ensemble.doors().for_each(Proxy::mute);
                 sleep(dice.millis(500..5_000)).await;
-                stage.ensemble.doors().for_each(|door| door.resume());
+                stage.ensemble.doors().for_each(Proxy::resume);
             }
             Self::Slow => slow(stage, dice).await,
             Self::Flapping => flap(stage, dice).await,
@@ -116,13 +149,12 @@ impl Fault {
             }
             Self::KilledLoading => killed_loading(stage, dice).await,
             Self::KilledResyncing => {
-                stage.ensemble.doors().for_each(|door| door.cut());
+                stage.ensemble.doors().for_each(Proxy::cut);
                 sleep(dice.millis(0..200)).await;
                 stage.meshkeeper.kill().await;
                 stage.meshkeeper.restart().await;
             }
         }
-        stage.timeline.note(&format!("{} is over", self.name()));
     }
 }
 
@@ -147,9 +179,10 @@ async fn follower_lags(stage: &mut Stage, dice: &mut Dice) {
     stage.ensemble.detach(lags);
     sleep(dice.millis(300..1_000)).await;
     for (node, door) in stage.ensemble.doors().enumerate() {
-        match node == lags {
-            true => door.resume(),
-            false => door.refuse(),
+        if node == lags {
+            door.resume();
+        } else {
+            door.refuse();
         }
     }
     stage
@@ -158,7 +191,7 @@ async fn follower_lags(stage: &mut Stage, dice: &mut Dice) {
     sleep(dice.millis(500..2_000)).await;
     stage.ensemble.attach(lags);
     sleep(dice.millis(0..1_000)).await;
-    stage.ensemble.doors().for_each(|door| door.resume());
+    stage.ensemble.doors().for_each(Proxy::resume);
     stage.ensemble.until_serving().await;
 }
 
@@ -177,29 +210,34 @@ async fn disks_get_full(stage: &mut Stage, dice: &mut Dice) {
 
 async fn cut(stage: &mut Stage, dice: &mut Dice) {
     for _ in 0..=dice.below(3) {
-        stage.ensemble.doors().for_each(|door| door.cut());
+        stage.ensemble.doors().for_each(Proxy::cut);
         sleep(dice.millis(0..400)).await;
     }
 }
 
 /// A full comparison has to go through it too.
 async fn slow(stage: &mut Stage, dice: &mut Dice) {
+    slow_down(stage, dice);
+    stage.ensemble.doors().for_each(Proxy::cut);
+    sleep(dice.millis(1_000..4_000)).await;
+    stage.ensemble.doors().for_each(Proxy::resume);
+}
+
+fn slow_down(stage: &Stage, dice: &mut Dice) {
     let latency = dice.millis(5..60);
     let pace = 50_000 + u32::try_from(dice.below(200_000)).unwrap();
-    stage.timeline.note(&format!("{pace} bytes/s, {latency:?}"));
+    let note = format!("the way to ZooKeeper is slow: {pace} bytes/s, {latency:?}");
+    stage.timeline.note(&note);
     for door in stage.ensemble.doors() {
         door.slow(pace, latency);
-        door.cut();
     }
-    sleep(dice.millis(1_000..4_000)).await;
-    stage.ensemble.doors().for_each(|door| door.resume());
 }
 
 async fn flap(stage: &mut Stage, dice: &mut Dice) {
     for _ in 0..4 + dice.below(6) {
-        stage.ensemble.doors().for_each(|door| door.refuse());
+        stage.ensemble.doors().for_each(Proxy::refuse);
         sleep(dice.millis(20..300)).await;
-        stage.ensemble.doors().for_each(|door| door.resume());
+        stage.ensemble.doors().for_each(Proxy::resume);
         sleep(dice.millis(20..500)).await;
     }
 }

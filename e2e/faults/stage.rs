@@ -193,6 +193,13 @@ impl Stage {
         sidecar.map_or_else(Outcomes::new, |s| s.traffic.so_far())
     }
 
+    /// What the sidecar refused to take, and its warnings, if there was anything.
+    pub async fn refused(&self) -> Option<String> {
+        let envoy = &self.sidecar.as_ref()?.envoy;
+        let refused = envoy.rejections().await;
+        (!refused.is_empty()).then(|| format!("{refused:?}\n{}", envoy.log()))
+    }
+
     /// The promises: what is served is what is registered, nothing was removed that had not
     /// deregistered, and no request failed. How long the first took.
     pub async fn assert_unharmed(&mut self) -> Duration {
@@ -260,4 +267,21 @@ impl std::fmt::Display for Difference {
         }
         Ok(())
     }
+}
+
+#[test]
+fn a_difference_names_what_is_stale_and_what_is_missing() {
+    let served = |endpoints: &[(&str, u32)]| {
+        let endpoints = endpoints.iter().map(|(a, w)| ((*a).to_owned(), *w));
+        Served::from([("orders".to_owned(), endpoints.collect())])
+    };
+    let differs = |shown: &[(&str, u32)], there: &[(&str, u32)]| {
+        let mut difference = Difference::default();
+        difference.add("it", &served(shown), &served(there));
+        (difference.stale.len(), difference.missing.len())
+    };
+    assert_eq!(differs(&[("a", 1)], &[("a", 1)]), (0, 0));
+    assert_eq!(differs(&[("a", 1), ("b", 1)], &[("a", 1)]), (1, 0));
+    assert_eq!(differs(&[("a", 1)], &[("a", 1), ("b", 1)]), (0, 1));
+    assert_eq!(differs(&[("a", 1)], &[("a", 2)]), (1, 0));
 }

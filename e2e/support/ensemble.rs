@@ -4,7 +4,7 @@
 //! own; both are fault proxies. Elections go past them, so that a server can lag and still vote. One
 //! server alone is a standalone one.
 
-use std::fs;
+use std::{fmt::Write as _, fs};
 
 use tokio::task::block_in_place;
 
@@ -17,6 +17,10 @@ use super::{
 
 /// How many ticks a follower and its leader may not hear of each other: 4 s.
 const SYNC_LIMIT: usize = 20;
+
+/// Servers that keep sessions to themselves until these hold znodes: each opens them alone, so one that
+/// lags can be talked to and answers with what it had long ago.
+pub const LOCAL_SESSIONS: &str = "localSessionsEnabled=true\nlocalSessionsUpgradingEnabled=true\n";
 
 pub struct Ensemble {
     nodes: Vec<Node>,
@@ -152,18 +156,18 @@ impl Ensemble {
 
 impl Node {
     /// `ports`: where each server takes followers, and votes.
-    async fn new(own: usize, ports: &[(u16, u16)], lines: &str, small_disk: bool) -> Self {
+    async fn new(own: usize, ports: &[(u16, u16)], extra: &str, small_disk: bool) -> Self {
         let mut links = Vec::new();
-        let mut config = String::from(lines);
+        let mut config = String::from(extra);
         if ports.len() > 1 {
-            config += &format!("initLimit=50\nsyncLimit={SYNC_LIMIT}\n");
+            let _ = writeln!(config, "initLimit=50\nsyncLimit={SYNC_LIMIT}");
             for (at, &(follow, vote)) in ports.iter().enumerate() {
                 let mut follow = follow;
                 if at != own {
-                    links.push(Proxy::start(follow).await);
+                    links.push(Proxy::start_patient(follow).await);
                     follow = links[links.len() - 1].port();
                 }
-                config += &format!("server.{}=127.0.0.1:{follow}:{vote}\n", at + 1);
+                let _ = writeln!(config, "server.{}=127.0.0.1:{follow}:{vote}", at + 1);
             }
         }
         let mut server = ZooKeeper::absent_with(&config);

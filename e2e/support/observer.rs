@@ -62,16 +62,7 @@ impl Observer {
         ledger: Ledger,
         log: Timeline,
     ) -> Self {
-        let seen = Arc::new(Mutex::new(Seen {
-            ledger,
-            log,
-            held: Served::new(),
-            versions: HashMap::new(),
-            gone: BTreeSet::new(),
-            wrong: Vec::new(),
-            updates: 0,
-            streams: 0,
-        }));
+        let seen = Arc::new(Mutex::new(Seen::new(ledger, log)));
         let services: Vec<_> = services.iter().map(ToString::to_string).collect();
         let shared = Arc::clone(&seen);
         let task = tokio::spawn(async move {
@@ -130,6 +121,19 @@ async fn follow(
 }
 
 impl Seen {
+    fn new(ledger: Ledger, log: Timeline) -> Self {
+        Self {
+            ledger,
+            log,
+            held: Served::new(),
+            versions: HashMap::new(),
+            gone: BTreeSet::new(),
+            wrong: Vec::new(),
+            updates: 0,
+            streams: 0,
+        }
+    }
+
     fn take(&mut self, response: &DeltaDiscoveryResponse) {
         for resource in &response.resources {
             let body = resource.resource.as_ref().expect("an assignment");
@@ -199,4 +203,23 @@ fn address(endpoint: &LbEndpoint) -> String {
         panic!("no port: {endpoint:?}");
     };
     format!("{}:{port}", socket.address)
+}
+
+#[test]
+fn an_observer_sees_every_breach_and_allows_the_rest() {
+    let ledger = Ledger::default();
+    let mut seen = Seen::new(ledger.clone(), Timeline::start());
+    let mut look = |endpoints: &[(&str, u32)]| {
+        let now = endpoints.iter().map(|(a, w)| ((*a).to_owned(), *w));
+        seen.look("orders", now.collect());
+        std::mem::take(&mut seen.wrong).len()
+    };
+    assert_eq!(look(&[("a", 1), ("b", 1)]), 0);
+    assert_eq!(look(&[("a", 2), ("b", 1), ("c", 1)]), 0);
+    assert_eq!(look(&[("a", 1), ("b", 1), ("c", 1)]), 1, "an older weight");
+    assert_eq!(look(&[("a", 1), ("b", 1)]), 1, "one went");
+    ledger.goes("b");
+    assert_eq!(look(&[("a", 1)]), 0, "it had deregistered");
+    assert_eq!(look(&[("a", 1), ("b", 1)]), 1, "it came back");
+    assert_eq!(look(&[]), 1, "one of the two went that may not");
 }

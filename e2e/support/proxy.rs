@@ -10,7 +10,7 @@ use tokio::{
     },
     sync::watch,
     task::JoinHandle,
-    time::sleep,
+    time::{Instant, sleep},
 };
 
 /// What happens to bytes of one direction. None is ever lost.
@@ -42,6 +42,8 @@ const fn both(flow: Flow) -> Weather {
     }
 }
 
+const PATIENCE: Duration = Duration::from_secs(5);
+
 pub struct Proxy {
     address: SocketAddr,
     weather: watch::Sender<Weather>,
@@ -51,8 +53,18 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Forwards to a port on loopback.
+    /// Forwards to a port on loopback; while nobody listens there, closes what it accepted.
     pub async fn start(target: u16) -> Self {
+        Self::start_as(target, Duration::ZERO).await
+    }
+
+    /// Forwards to a port on loopback, and waits where nobody listens there yet: for clients that
+    /// would take the end of a connection for the end of whom they talk to.
+    pub async fn start_patient(target: u16) -> Self {
+        Self::start_as(target, PATIENCE).await
+    }
+
+    async fn start_as(target: u16, patience: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (weather, seen) = watch::channel(CLEAR);
@@ -60,8 +72,13 @@ impl Proxy {
         let accepting = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 if !seen.borrow().refuses {
-                    let (weather, cuts) = (seen.clone(), cuts_seen.clone());
-                    tokio::spawn(forward(stream, target, weather, cuts));
+                    let (weather, mut cuts) = (seen.clone(), cuts_seen.clone());
+                    cuts.mark_unchanged();
+                    tokio::spawn(async move {
+                        if let Some(server) = connect(target, patience).await {
+                            forward(stream, server, weather, cuts).await;
+                        }
+                    });
                 }
             }
         });
@@ -125,16 +142,23 @@ impl Drop for Proxy {
     }
 }
 
+async fn connect(target: u16, patience: Duration) -> Option<TcpStream> {
+    let began = Instant::now();
+    loop {
+        match TcpStream::connect(("127.0.0.1", target)).await {
+            Ok(server) => return Some(server),
+            Err(_) if began.elapsed() >= patience => return None,
+            Err(_) => sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
 async fn forward(
     client: TcpStream,
-    target: u16,
+    server: TcpStream,
     weather: watch::Receiver<Weather>,
     mut cuts: watch::Receiver<u64>,
 ) {
-    cuts.mark_unchanged();
-    let Ok(server) = TcpStream::connect(("127.0.0.1", target)).await else {
-        return;
-    };
     let (client_reads, client_writes) = client.into_split();
     let (server_reads, server_writes) = server.into_split();
     tokio::select! {

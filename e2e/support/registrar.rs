@@ -39,7 +39,7 @@ impl Ledger {
         self.0.lock().unwrap().contains(address)
     }
 
-    fn goes(&self, address: &str) {
+    pub fn goes(&self, address: &str) {
         self.0.lock().unwrap().insert(address.to_owned());
     }
 }
