@@ -14,9 +14,9 @@ use meshkeeper::{
         Sources,
         server::{Limits, serve_within},
     },
-    model::{Health, Instance, Instances, Origin, Service, Weight},
+    model::{Health, Instance, Instances, Origin, Service, Source, Weight},
     readiness::Readiness,
-    registry::{Rejected, View},
+    registry::{Mirrored, Picture, Rejected, View},
     resource::{Edition, Resource, ResourceType, Version},
     telemetry,
     xds::status::{ClientStatus, State, TypeStatus},
@@ -30,7 +30,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub struct Admin {
     pub address: SocketAddr,
     pub readiness: Readiness,
-    pub registry: watch::Sender<View>,
+    pub registry: watch::Sender<Picture>,
     _stop: DropGuard,
 }
 
@@ -43,7 +43,7 @@ impl Admin {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let readiness = Readiness::new();
-        let (registry, view) = watch::channel(view());
+        let (registry, view) = watch::channel(picture());
         let stop = CancellationToken::new();
         let sources = Sources {
             registry: view,
@@ -96,7 +96,7 @@ fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-fn view() -> View {
+fn picture() -> Picture {
     let instance = Instance {
         own_id: None,
         address: Ipv4Addr::new(10, 0, 0, 7).into(),
@@ -105,17 +105,23 @@ fn view() -> View {
         zone: Some("a".into()),
         health: Health::Healthy,
         metadata: BTreeMap::from([("version".to_owned(), "v2".to_owned())]).into(),
+        priority: 0,
         origin: Origin {
-            root: "/services".into(),
+            source: Arc::new(Source {
+                registry: "main".into(),
+                root: "/services".into(),
+            }),
             znode: "orders/i-1".into(),
             format: "json",
             czxid: 11,
             mzxid: 12,
+            session: 0,
         },
     };
     let service = |name: &str, instances| {
         let service = Service {
             name: name.into(),
+            host: name.into(),
             registry: "main".into(),
             instances,
         };
@@ -125,16 +131,27 @@ fn view() -> View {
         format: "plain",
         reason: "the port is missing \u{1b}[31m".into(),
     };
-    View {
-        services: [
-            service("orders", [Arc::new(instance)].into_iter().collect()),
-            service("payments", Instances::default()),
-        ]
-        .into_iter()
-        .collect(),
+    let services: imbl::OrdMap<_, _> = [
+        service("orders", [Arc::new(instance)].into_iter().collect()),
+        service("payments", Instances::default()),
+    ]
+    .into_iter()
+    .collect();
+    let view = View {
+        services: services.clone(),
         rejected: [("/services/orders/bad".to_owned(), rejected)]
             .into_iter()
             .collect(),
+    };
+    Picture {
+        services,
+        registries: [Mirrored {
+            name: "main".into(),
+            view,
+            loaded: true,
+        }]
+        .into(),
+        ..Picture::default()
     }
 }
 
@@ -219,7 +236,7 @@ async fn services_are_listed_and_picked_by_name() {
     assert_eq!(all[0]["instances"][0]["path"], "/services/orders/i-1");
     assert_eq!(
         all[1],
-        json!({"name": "payments", "registry": "main", "instances": []})
+        json!({"name": "payments", "host": "payments", "registry": "main", "instances": []})
     );
     let (_, one) = admin.json("/api/v1/services?name=payments").await;
     assert_eq!(one.as_array().unwrap().len(), 1);
@@ -227,7 +244,7 @@ async fn services_are_listed_and_picked_by_name() {
         admin.json("/api/v1/services?name=none").await,
         (200, json!([]))
     );
-    admin.registry.send_replace(View::default());
+    admin.registry.send_replace(Picture::default());
     assert_eq!(admin.json("/api/v1/services").await, (200, json!([])));
 }
 
@@ -326,7 +343,7 @@ async fn a_client_that_never_reads_is_cut_off() {
         ..Limits::default()
     };
     let admin = Admin::within(limits).await;
-    let many = view().services["orders"]
+    let many = picture().services["orders"]
         .instances
         .iter()
         .next()
@@ -334,6 +351,7 @@ async fn a_client_that_never_reads_is_cut_off() {
         .clone();
     let service = Service {
         name: "huge".into(),
+        host: "huge".into(),
         registry: "main".into(),
         instances: (0..100_000_u32)
             .map(|n| {
@@ -345,11 +363,11 @@ async fn a_client_that_never_reads_is_cut_off() {
             })
             .collect(),
     };
-    admin.registry.send_replace(View {
+    admin.registry.send_replace(Picture {
         services: [(Arc::from("huge"), Arc::new(service))]
             .into_iter()
             .collect(),
-        ..View::default()
+        ..Picture::default()
     });
     let mut stream = connect(admin.address);
     stream

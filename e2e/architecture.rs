@@ -61,8 +61,12 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Modules without I/O, and the files of other modules that have none either.
 const PURE: &[&str] = &[
     "model",
+    "registry/catalog",
     "registry/format",
     "registry/index",
+    "registry/layout",
+    "registry/name",
+    "registry/shape",
     "resource",
     "snapshot",
     "translate",

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use meshkeeper::{
-    registry::{Batch, Event},
+    registry::{Batch, Event, layout::Layout},
     zookeeper::{Config, Error, Metrics, State, Status, Watcher},
 };
 use tokio::{
@@ -74,6 +74,7 @@ fn config(connect: &str, root: &str) -> Config {
         name: "main".to_owned(),
         connect: connect.to_owned(),
         root: root.to_owned(),
+        layout: Layout::flat(),
         session_timeout: SESSION,
     }
 }
@@ -378,6 +379,7 @@ async fn a_session_that_expired_removes_nothing() {
     let client = server.client().await;
     put(&client, "/services/orders/i-1", b"1").await;
     let config = Config {
+        layout: Layout::flat(),
         session_timeout: SHORT_SESSION,
         ..config(&proxy.connect(), "/services")
     };

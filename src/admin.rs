@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use crate::{
     readiness::Readiness,
-    registry::View,
+    registry::Picture,
     resource::{Edition, Resource, ResourceType},
     xds::status::ClientStatus,
 };
@@ -26,7 +26,7 @@ use crate::{
 /// What the server reads from; cloning shares it.
 #[derive(Clone)]
 pub struct Sources {
-    pub registry: watch::Receiver<View>,
+    pub registry: watch::Receiver<Picture>,
     pub readiness: Readiness,
     pub metrics: Registry,
     pub clients: Arc<dyn ClientList>,

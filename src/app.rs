@@ -23,7 +23,7 @@ use crate::{
     config::{self, Config},
     publish::{Publisher, Readers},
     readiness::Readiness,
-    registry::{self, Index},
+    registry::{self, Catalog, Layout, Picture},
     resource::{Edition, Resource, ResourceType, json::DESCRIPTOR_SET},
     shutdown::{self, Tasks},
     snapshot::Snapshots,
@@ -62,8 +62,6 @@ pub enum Error {
         /// Told in full by the message, and so no `source`.
         cause: io::Error,
     },
-    #[error("no registry is configured")]
-    NoRegistry,
     #[error("cannot start the thread of the registry: {0}")]
     Thread(io::Error),
     #[error("metrics: {0}")]
@@ -153,11 +151,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
 /// Binds the ports and starts every task; they end when `stop` is cancelled.
 pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Error> {
-    let registry = config.registries.first().ok_or(Error::NoRegistry)?;
     let metrics = telemetry::metrics()?;
     let xds_listener = listen(XDS, config.xds.listen)?;
     let admin_listener = listen(ADMIN, config.admin.listen)?;
-    let (publisher, readers) = publisher(config, registry, &metrics)?;
+    let (publisher, readers) = publisher(config, &metrics)?;
     let xds_metrics = xds::metrics::Metrics::register(&metrics)?;
     let zookeeper_metrics = zookeeper::Metrics::register(&metrics)?;
     let clients = Clients::new(xds_metrics.clone());
@@ -165,24 +162,32 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
     let loads = Loads::register(&metrics, readers.snapshots.clone())?;
     let (health, routes) = health_and_reflection().await?;
     let readiness = Readiness::new();
-    readiness.pending(&pending_name(&registry.name));
-    let app_addresses = (
+    let (xds, admin) = (
         local(&xds_listener, config.xds.listen),
         local(&admin_listener, config.admin.listen),
     );
 
     let (own_thread, registry_thread) = OwnThread::start()?;
     let mut tasks = Tasks::new();
-    let (batches, queue) = mpsc::channel(BATCHES);
-    let (state, states) = watch::channel(State::new());
-    let watched = zookeeper_config(registry);
-    tasks.spawn_on(
-        &registry_thread,
-        "zookeeper",
-        zookeeper::watch(watched, zookeeper_metrics, batches, state, stop.clone()),
-    );
+    let mut batches = Vec::new();
+    let mut watched = Vec::new();
+    for registry in &config.registries {
+        let (sender, receiver) = mpsc::channel(BATCHES);
+        let (state, states) = watch::channel(State::new());
+        batches.push(receiver);
+        watched.push(Watched::new(registry, states, &readiness));
+        let config = zookeeper_config(registry);
+        let watch = zookeeper::watch(
+            config,
+            zookeeper_metrics.clone(),
+            sender,
+            state,
+            stop.clone(),
+        );
+        tasks.spawn_on(&registry_thread, "zookeeper", watch);
+    }
     tasks.spawn_on(&registry_thread, "publish", async move {
-        publisher.run(queue).await;
+        publisher.run(batches).await;
         Ok::<_, Infallible>(())
     });
     let context = Context {
@@ -204,10 +209,10 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
         xds::server::serve(xds_listener, context, routes).await
     });
     let reporter = Reporter {
-        name: registry.name.clone(),
+        watched,
         readiness: readiness.clone(),
         health,
-        states,
+        registry: readers.registry.clone(),
         snapshots: readers.snapshots.clone(),
         stop: stop.clone(),
     };
@@ -215,8 +220,9 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
     let sources = sources(&readers, readiness, metrics, clients);
     tasks.spawn("admin", admin::serve(admin_listener, sources, admin_stop));
 
-    let (xds, admin) = app_addresses;
-    info!(%xds, %admin, registry = registry.name, zookeeper = registry.connect, "serving");
+    for registry in &config.registries {
+        info!(%xds, %admin, registry = registry.name, zookeeper = registry.connect, "serving");
+    }
     Ok(App {
         xds,
         admin,
@@ -271,13 +277,17 @@ fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
 
 fn publisher(
     config: &Config,
-    registry: &config::Registry,
     metrics: &prometheus::Registry,
 ) -> Result<(Publisher, Readers), Error> {
-    let index = Index::new(registry::Config {
+    let registries = config.registries.iter().map(|registry| registry::Config {
         name: registry.name.clone(),
         root: registry.root.clone(),
+        layout: layout(registry),
         format: registry.format,
+        priority: registry.priority,
+        required: registry.required,
+        ttl: registry.ttl,
+        shape: registry.shape(),
     });
     let translation = Translation::new(translate::Config {
         outbound_listen: config.mesh.outbound_listen,
@@ -285,10 +295,15 @@ fn publisher(
         increments_above: config.mesh.endpoint_increments_above,
     });
     Ok(Publisher::new(
-        index,
+        Catalog::new(registries.collect()),
         translation,
         registry::Metrics::register(metrics)?,
     ))
+}
+
+fn layout(registry: &config::Registry) -> Layout {
+    let usual = || registry.format.layout();
+    registry.layout.clone().unwrap_or_else(usual)
 }
 
 fn zookeeper_config(registry: &config::Registry) -> zookeeper::Config {
@@ -296,6 +311,7 @@ fn zookeeper_config(registry: &config::Registry) -> zookeeper::Config {
         name: registry.name.clone(),
         connect: registry.connect.clone(),
         root: registry.root.clone(),
+        layout: layout(registry),
         session_timeout: registry.session_timeout,
     }
 }
@@ -369,38 +385,65 @@ fn resources(
     set.matching(|_| true).cloned().collect()
 }
 
-fn pending_name(registry: &str) -> String {
-    format!("registry {registry}")
+/// A registry, as far as probes and operators are concerned.
+struct Watched {
+    name: String,
+    /// What readiness waits for, as it is called there; nothing for one that may be away.
+    pending: Option<String>,
+    loaded: bool,
+    states: watch::Receiver<State>,
+}
+
+impl Watched {
+    fn new(
+        registry: &config::Registry,
+        states: watch::Receiver<State>,
+        readiness: &Readiness,
+    ) -> Self {
+        let pending = registry
+            .required
+            .then(|| format!("registry {}", registry.name));
+        if let Some(pending) = &pending {
+            readiness.pending(pending);
+        }
+        Self {
+            name: registry.name.clone(),
+            pending,
+            loaded: false,
+            states,
+        }
+    }
 }
 
 /// Tells probes whether the server serves, and operators what is odd.
 struct Reporter {
-    name: String,
+    watched: Vec<Watched>,
     readiness: Readiness,
     health: HealthReporter,
-    states: watch::Receiver<State>,
+    registry: watch::Receiver<Picture>,
     snapshots: watch::Receiver<Arc<Snapshots>>,
     stop: CancellationToken,
 }
 
 impl Reporter {
     async fn run(mut self) -> Result<(), Infallible> {
-        let registry = pending_name(&self.name);
         let mut served = false;
         loop {
+            self.note_loaded();
             let loaded = self.snapshots.borrow_and_update().loaded;
             if loaded && !served {
                 served = true;
-                self.readiness.done(&registry);
                 self.health
                     .set_service_status("", ServingStatus::Serving)
                     .await;
             }
-            self.note_state();
+            self.note_states();
+            let all = served && self.watched.iter().all(|watched| watched.loaded);
             tokio::select! {
                 () = self.stop.cancelled() => break,
                 Ok(()) = self.snapshots.changed(), if !served => {}
-                Ok(()) = self.states.changed() => {}
+                Ok(()) = self.registry.changed(), if !all => {}
+                () = any_changed(&mut self.watched) => {}
                 else => break,
             }
         }
@@ -412,16 +455,42 @@ impl Reporter {
         Ok(())
     }
 
-    fn note_state(&mut self) {
-        let subject = format!("zookeeper {}", self.name);
-        let state = self.states.borrow_and_update().clone();
-        match &state.status {
-            Status::Synced => self.readiness.clear_note(&subject),
-            status => self
-                .readiness
-                .note(&subject, &Ago(status, state.since).to_string()),
+    fn note_loaded(&mut self) {
+        let picture = self.registry.borrow_and_update().clone();
+        for (watched, mirrored) in self.watched.iter_mut().zip(picture.registries.iter()) {
+            if mirrored.loaded && !std::mem::replace(&mut watched.loaded, true) {
+                watched
+                    .pending
+                    .iter()
+                    .for_each(|pending| self.readiness.done(pending));
+            }
         }
     }
+
+    fn note_states(&mut self) {
+        for watched in &mut self.watched {
+            let subject = format!("zookeeper {}", watched.name);
+            let state = watched.states.borrow_and_update().clone();
+            match &state.status {
+                Status::Synced => self.readiness.clear_note(&subject),
+                status => self
+                    .readiness
+                    .note(&subject, &Ago(status, state.since).to_string()),
+            }
+        }
+    }
+}
+
+/// Until any registry stands otherwise; for ever once nobody tells.
+async fn any_changed(watched: &mut [Watched]) {
+    let changes = watched.iter_mut().map(|watched| {
+        Box::pin(async {
+            if watched.states.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        })
+    });
+    futures_util::future::select_all(changes).await;
 }
 
 /// A state with the time of day since when it holds.

@@ -9,13 +9,18 @@ mod document;
 mod problem;
 pub mod value;
 
-use std::{fs, net::SocketAddr, path::Path, time::Duration};
+use std::{collections::BTreeMap, fmt::Display, fs, net::SocketAddr, path::Path, time::Duration};
 
 use serde::{Serialize, Serializer};
 
 use self::check::Checker;
 pub use self::problem::{Place, Problem, Problems};
-use crate::registry::format::FormatChoice;
+pub use crate::registry::shape::Keys;
+use crate::registry::{
+    Layout, Shape,
+    format::FormatChoice,
+    shape::{self, Glob},
+};
 
 /// Over any sensible configuration, and short enough to be searched for each problem's line.
 const FILE_LIMIT: u64 = 1 << 20;
@@ -24,7 +29,7 @@ const FILE_LIMIT: u64 = 1 << 20;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Config {
-    /// Exactly one for now.
+    /// One at least.
     pub registries: Vec<Registry>,
     pub xds: Xds,
     pub admin: Admin,
@@ -40,10 +45,80 @@ pub struct Registry {
     /// `host:port[,host:port…][/chroot]`.
     pub connect: String,
     pub root: String,
+    /// Where services and instances stand; what the format usually has if not set.
+    #[serde(serialize_with = "optional", skip_serializing_if = "Option::is_none")]
+    pub layout: Option<Layout>,
     #[serde(serialize_with = "format")]
     pub format: FormatChoice,
     #[serde(serialize_with = "duration")]
     pub session_timeout: Duration,
+    /// Among registries with the same service: instances of a higher number are for failing over to.
+    pub priority: u8,
+    /// Nothing is served before it was read once.
+    pub required: bool,
+    /// Instances whose znodes were not written for that long are not served.
+    #[serde(
+        serialize_with = "optional_duration",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub ttl: Option<Duration>,
+    pub services: Services,
+    pub instances: Instances,
+}
+
+/// Which services are served, and under which names. In patterns `*` stands for any text.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Services {
+    /// All if empty.
+    pub include: Vec<String>,
+    pub exclude: Vec<String>,
+    /// The first that fits counts.
+    pub rename: Vec<Rename>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Rename {
+    pub from: String,
+    pub to: String,
+}
+
+/// Which instances are served, and which keys of their metadata mean something.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Instances {
+    /// All if empty.
+    pub networks: Vec<String>,
+    /// Patterns that the values of these keys fit.
+    pub metadata: BTreeMap<String, String>,
+    pub keys: Keys,
+}
+
+impl Registry {
+    /// What is made of the registrations.
+    pub fn shape(&self) -> Shape {
+        let globs = |texts: &[String]| texts.iter().map(Glob::new).collect();
+        let Services {
+            include,
+            exclude,
+            rename,
+        } = &self.services;
+        let metadata = self.instances.metadata.iter();
+        Shape {
+            include: globs(include),
+            exclude: globs(exclude),
+            rename: (rename.iter())
+                .filter_map(|rename| shape::Rename::new(&rename.from, &rename.to))
+                .collect(),
+            networks: (self.instances.networks.iter())
+                .filter_map(|network| network.parse().ok())
+                .collect(),
+            metadata: metadata
+                .map(|(key, glob)| (key.clone(), Glob::new(glob)))
+                .collect(),
+            keys: self.instances.keys.clone(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -93,8 +168,14 @@ impl Default for Registry {
             name: "main".to_owned(),
             connect: "127.0.0.1:2181".to_owned(),
             root: "/services".to_owned(),
+            layout: None,
             format: FormatChoice::Auto,
             session_timeout: Duration::from_secs(10),
+            priority: 0,
+            required: true,
+            ttl: None,
+            services: Services::default(),
+            instances: Instances::default(),
         }
     }
 }
@@ -191,6 +272,24 @@ impl Config {
 #[allow(clippy::trivially_copy_pass_by_ref)]
 fn format<S: Serializer>(format: &FormatChoice, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(format)
+}
+
+/// By reference because serde asks so.
+#[allow(clippy::ref_option)]
+fn optional<S: Serializer>(value: &Option<impl Display>, serializer: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => serializer.collect_str(value),
+        None => serializer.serialize_none(),
+    }
+}
+
+/// By reference because serde asks so.
+#[allow(clippy::ref_option)]
+fn optional_duration<S: Serializer>(
+    value: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    optional(&value.map(value::duration_text), serializer)
 }
 
 fn duration<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

@@ -25,6 +25,8 @@ pub use instances::{Instances, Socket};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     pub name: Arc<str>,
+    /// What it is called where only host names do: in lower case, as RFC 1123 wants them.
+    pub host: Arc<str>,
     /// The name of the configured registry that it was found in.
     pub registry: Arc<str>,
     /// Unique by `(address, port)` and in that order; with the disabled ones.
@@ -60,6 +62,8 @@ pub struct Instance {
     pub weight: Weight,
     pub zone: Option<Arc<str>>,
     pub health: Health,
+    /// Of the instances that can be reached those of the lowest are sent requests: 0 is the first choice.
+    pub priority: u8,
     pub metadata: Metadata,
     pub origin: Origin,
 }
@@ -67,6 +71,27 @@ pub struct Instance {
 impl Instance {
     pub fn socket(&self) -> Socket {
         (self.address, self.port)
+    }
+
+    /// Whether a client could not tell them apart: equal but for their origin. Every field is named, so
+    /// that a new one asks for its answer here.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let Self {
+            own_id: _,
+            address,
+            port,
+            weight,
+            zone,
+            health,
+            priority,
+            metadata,
+            origin: _,
+        } = self;
+        std::ptr::eq(self, other)
+            || ((address, port, weight, zone)
+                == (&other.address, &other.port, &other.weight, &other.zone)
+                && (self.id(), health, priority, metadata)
+                    == (other.id(), &other.health, &other.priority, &other.metadata))
     }
 
     /// What the registration calls itself: the payload's id, else the znode's own name.
@@ -77,10 +102,9 @@ impl Instance {
 }
 
 /// Where an instance comes from, for operators.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// The root of the registry: a full path in the ensemble, below the connect string's chroot.
-    pub root: Arc<str>,
+    pub source: Arc<Source>,
     /// The znode's path below the root.
     pub znode: Arc<str>,
     /// The payload format that it was decoded with (`plain`, `json`, `curator`, …).
@@ -89,12 +113,22 @@ pub struct Origin {
     pub czxid: i64,
     /// The transaction that last wrote its data.
     pub mzxid: i64,
+    /// The session that holds the znode; 0 for a persistent one.
+    pub session: i64,
+}
+
+/// A registry that instances come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Source {
+    pub registry: Box<str>,
+    /// A full path in the ensemble, below the connect string's chroot.
+    pub root: Box<str>,
 }
 
 impl Origin {
     /// The znode's full path in the ensemble, below the connect string's chroot.
     pub fn path(&self) -> String {
-        format!("{}/{}", self.root.trim_end_matches('/'), self.znode)
+        format!("{}/{}", self.source.root.trim_end_matches('/'), self.znode)
     }
 }
 
@@ -239,11 +273,12 @@ mod tests {
             ("/s/", "/s/a/i"),
         ] {
             let origin = Origin {
-                root: root.into(),
+                source: Arc::new(Source {
+                    root: root.into(),
+                    ..Source::default()
+                }),
                 znode: "a/i".into(),
-                format: "plain",
-                czxid: 1,
-                mzxid: 1,
+                ..Origin::default()
             };
             assert_eq!(origin.path(), path);
         }

@@ -1,24 +1,28 @@
 //! The loop between the registry and the clients: batches in, snapshots out.
 //!
-//! It refuses to know znodes, payloads and messages; it owns the three machines that do and is their
-//! only writer. Batches that wait are taken together, so a burst is translated once and a quiet
-//! registry publishes at once. Invariant: nothing is published before the registry was mirrored
+//! It refuses to know znodes, payloads and messages; it owns the three machines that do, is their
+//! only writer and tells them the time. Batches that wait are taken together, so a burst is translated
+//! once and a quiet registry publishes at once. Invariant: nothing is published before the registry was mirrored
 //! completely, and what is published then shows exactly what the registry shows.
 
 mod rejections;
 
 use std::{
-    collections::btree_map::Entry,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use tokio::sync::{mpsc, watch};
+use futures_util::{FutureExt, StreamExt};
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep,
+};
+use tokio_stream::{StreamMap, wrappers::ReceiverStream};
 use tracing::{debug, info};
 
 use self::rejections::Rejections;
 use crate::{
-    registry::{self, Batch, Changes, Index, Touched, View},
+    registry::{self, Batch, Catalog, Changes, Picture, Touched, catalog::join},
     snapshot::Snapshots,
     translate::{Translation, Update},
 };
@@ -27,32 +31,35 @@ use crate::{
 /// it off for ever.
 const BATCHES_AT_ONCE: usize = 256;
 
+/// How long the clock is trusted to go on evenly.
+const CLOCK: Duration = Duration::from_secs(60);
+
 /// The single writer of the mirror and of the snapshots.
 #[derive(Debug)]
 pub struct Publisher {
-    index: Index,
+    catalog: Catalog,
     translation: Translation,
     snapshots: Snapshots,
     metrics: registry::Metrics,
     rejections: Rejections,
-    registry: watch::Sender<View>,
+    registry: watch::Sender<Picture>,
     resources: watch::Sender<Arc<Snapshots>>,
 }
 
 /// Where the publications can be read.
 #[derive(Clone, Debug)]
 pub struct Readers {
-    pub registry: watch::Receiver<View>,
+    pub registry: watch::Receiver<Picture>,
     pub snapshots: watch::Receiver<Arc<Snapshots>>,
 }
 
 impl Publisher {
     pub fn new(
-        index: Index,
+        catalog: Catalog,
         translation: Translation,
         metrics: registry::Metrics,
     ) -> (Self, Readers) {
-        let (registry, registry_reader) = watch::channel(View::default());
+        let (registry, registry_reader) = watch::channel(Picture::default());
         let (resources, snapshots) = watch::channel(Arc::default());
         let snapshots_now = Snapshots::default();
         let readers = Readers {
@@ -60,7 +67,7 @@ impl Publisher {
             snapshots,
         };
         let publisher = Self {
-            index,
+            catalog,
             translation,
             snapshots: snapshots_now,
             metrics,
@@ -71,57 +78,67 @@ impl Publisher {
         (publisher, readers)
     }
 
-    /// Runs until the sender of batches is gone.
-    pub async fn run(mut self, mut batches: mpsc::Receiver<Batch>) {
-        while let Some(batch) = self.next(&mut batches).await {
+    /// Runs until nobody sends batches any more. There is one receiver for each registry, in the
+    /// order of the configuration.
+    pub async fn run(mut self, batches: Vec<mpsc::Receiver<Batch>>) {
+        let streams = batches.into_iter().map(ReceiverStream::new);
+        let mut batches: Batches = streams.enumerate().collect();
+        while let Some(next) = self.next(&mut batches).await {
             let now = Instant::now();
-            let mut observed = batch.observed.unwrap_or(now);
-            let mut changes = self.index.apply(batch);
+            let mut observed = next.as_ref().and_then(|(_, batch)| batch.observed);
+            let mut changes = self.take_in(next);
             for _ in 1..BATCHES_AT_ONCE {
-                let Ok(batch) = batches.try_recv() else {
+                let Some(Some((registry, batch))) = batches.next().now_or_never() else {
                     break;
                 };
-                observed = observed.min(batch.observed.unwrap_or(now));
-                for (name, touched) in self.index.apply(batch) {
-                    match changes.entry(name) {
-                        Entry::Vacant(entry) => drop(entry.insert(touched)),
-                        Entry::Occupied(mut entry) => entry.get_mut().merge(touched),
-                    }
-                }
+                observed = [observed, batch.observed].into_iter().flatten().min();
+                join(&mut changes, self.take_in(Some((registry, batch))));
             }
-            self.publish(changes, observed);
+            self.publish(changes, observed.unwrap_or(now));
         }
     }
 
-    async fn next(&mut self, batches: &mut mpsc::Receiver<Batch>) -> Option<Batch> {
+    /// A batch, or that there is something to do without one.
+    async fn next(&mut self, batches: &mut Batches) -> Option<Option<(usize, Batch)>> {
         loop {
             tokio::select! {
-                batch = batches.recv() => return batch,
+                batch = batches.next() => return batch.map(Some),
+                () = until(self.catalog.due()) => return Some(None),
                 () = self.rejections.due() => self.rejections.tell_count(),
             }
         }
     }
 
-    fn publish(&mut self, changes: Changes, observed: Instant) {
-        let view = self.index.view();
-        if self.index.loaded() {
-            self.translate(&view, changes, observed);
+    fn take_in(&mut self, batch: Option<(usize, Batch)>) -> Changes {
+        let now = now();
+        let mut changes = self.catalog.tick(now);
+        if let Some((registry, batch)) = batch {
+            join(&mut changes, self.catalog.apply(registry, batch, now));
         }
-        self.metrics
-            .set(&self.index.config().name, self.index.counts());
-        self.registry.send_replace(view);
-        // Last: the log is in nobody's way.
-        self.rejections.tell(self.index.take_rejections());
+        changes
     }
 
-    fn translate(&mut self, view: &View, mut changes: Changes, observed: Instant) {
+    fn publish(&mut self, changes: Changes, observed: Instant) {
+        let picture = self.catalog.picture();
+        if self.catalog.loaded() {
+            self.translate(&picture, changes, observed);
+        }
+        for (registry, counts) in self.catalog.counts() {
+            self.metrics.set(registry, counts);
+        }
+        self.registry.send_replace(picture);
+        // Last: the log is in nobody's way.
+        self.rejections.tell(self.catalog.take_rejections());
+    }
+
+    fn translate(&mut self, picture: &Picture, mut changes: Changes, observed: Instant) {
         let first = !std::mem::replace(&mut self.snapshots.loaded, true);
         if first {
-            let all = view.services.keys().cloned();
+            let all = picture.services.keys().cloned();
             changes.extend(all.map(|name| (name, Touched::All)));
         }
         let services = changes.iter().map(|(name, touched)| {
-            let service = view.services.get(name);
+            let service = picture.services.get(name);
             (&**name, service.map(|service| (service, touched)))
         });
         let updates = self.translation.apply(services);
@@ -136,7 +153,7 @@ impl Publisher {
         }
         let took_ms = millis(observed.elapsed());
         if first {
-            let (services, resources) = (view.services.len(), written);
+            let (services, resources) = (picture.services.len(), written);
             info!(
                 services,
                 resources, took_ms, "the registry is loaded and rendered"
@@ -156,6 +173,26 @@ impl Publisher {
         let snapshot = self.snapshots.of_mut(update.edition);
         snapshot.apply(update.put, &update.remove)
     }
+}
+
+type Batches = StreamMap<usize, ReceiverStream<Batch>>;
+
+/// Milliseconds since the epoch.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| {
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    })
+}
+
+/// Until the clock shows that time; for ever without one.
+async fn until(due: Option<i64>) {
+    let Some(due) = due else {
+        return std::future::pending().await;
+    };
+    // The clock may be set meanwhile, so it is looked at now and then.
+    let wait = u64::try_from(due.saturating_sub(now())).unwrap_or_default();
+    sleep(Duration::from_millis(wait).min(CLOCK)).await;
 }
 
 /// A number that log readers can compare, to the microsecond.

@@ -10,14 +10,22 @@
 //! a znode that does not decode is in `rejected` and harms no neighbour. A znode that decoded once
 //! keeps serving that last good value until it is deleted or the process ends.
 
+pub mod catalog;
 pub mod format;
 pub mod index;
+pub mod layout;
 pub mod metrics;
 pub mod name;
 pub mod reason;
+pub mod registration;
 mod roster;
+pub mod shape;
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use imbl::OrdMap;
@@ -25,9 +33,12 @@ use imbl::OrdMap;
 use crate::model::Service;
 
 pub use crate::model::Touched;
+pub use catalog::{Catalog, Mirrored, Picture};
 pub use format::FormatChoice;
-pub use index::Index;
+pub use index::{Index, Resolution};
+pub use layout::Layout;
 pub use metrics::Metrics;
+pub use shape::Shape;
 
 /// A configured registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +47,15 @@ pub struct Config {
     pub name: String,
     /// The znode whose children are the services: absolute, `/services`.
     pub root: String,
+    pub layout: Layout,
     pub format: FormatChoice,
+    /// Among registries that hold the same service: 0 is the first choice.
+    pub priority: u8,
+    /// Nothing is served before it was seen.
+    pub required: bool,
+    /// Instances that were not written for that long are not served.
+    pub ttl: Option<Duration>,
+    pub shape: Shape,
 }
 
 /// What ZooKeeper says of a znode beside its data.
@@ -72,6 +91,8 @@ pub struct Batch {
     pub events: Vec<Event>,
     /// With this batch the registry equals the tree: the end of a load or of a resync.
     pub complete: bool,
+    /// From now on the registry may be older than the tree, until the next complete batch.
+    pub stale: bool,
     /// When the first of the changes became known, if a change was what it began with.
     pub observed: Option<Instant>,
 }
@@ -83,7 +104,7 @@ pub struct Rejected {
     pub reason: String,
 }
 
-/// An immutable picture of the registry; cloning costs nothing.
+/// An immutable picture of one registry; cloning costs nothing.
 #[derive(Clone, Debug, Default)]
 pub struct View {
     pub services: OrdMap<Arc<str>, Arc<Service>>,

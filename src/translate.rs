@@ -95,6 +95,7 @@ pub struct Translation {
 /// What a service was last rendered to.
 #[derive(Debug, Default)]
 struct Rendered {
+    host: Arc<str>,
     table: TableSize,
     envoy: Versions,
     grpc: Versions,
@@ -174,7 +175,7 @@ impl Translation {
         let Some((name, rendered)) = self.services.remove_entry(name) else {
             return;
         };
-        self.hosts.remove(&name);
+        self.hosts.remove(&rendered.host);
         if self.config.increments_above > 0 {
             increments
                 .remove
@@ -196,9 +197,10 @@ impl Translation {
 
     fn put(&mut self, service: &Arc<Service>, touched: &Touched, updates: [&mut Update; 3]) {
         if !self.services.contains_key(&service.name) {
-            self.hosts.insert(&service.name);
+            self.hosts.insert(service);
         }
         let rendered = self.services.entry(service.name.clone()).or_default();
+        rendered.host = service.host.clone();
         rendered.put(service, touched, self.config.increments_above, updates);
     }
 }

@@ -20,6 +20,8 @@ use std::{fmt, time::Duration};
 use prometheus::{IntCounterVec, IntGaugeVec, Opts};
 use tokio::time::Instant;
 
+use crate::registry::layout::Layout;
+
 pub use self::{
     connect_string::{check_connect, check_root},
     watcher::{Watcher, watch},
@@ -34,6 +36,8 @@ pub struct Config {
     pub connect: String,
     /// The path whose children are services, below the chroot.
     pub root: String,
+    /// What is read below the root.
+    pub layout: Layout,
     /// What is asked for; the ensemble bounds it to 2–20 of its ticks.
     pub session_timeout: Duration,
 }

@@ -7,7 +7,7 @@ use tokio::{
 };
 use zookeeper_client::Client;
 
-use super::{Config, Mirror, SHORT_SESSION, Status, config};
+use super::{Config, Layout, Mirror, SHORT_SESSION, Status, config};
 
 const PING: [u8; 4] = (-2_i32).to_be_bytes();
 
@@ -54,6 +54,7 @@ async fn a_server_that_answers_pings_alone_is_given_up() {
     });
     assert!(Client::connect(&address).await.is_ok(), "it opens sessions");
     let config = Config {
+        layout: Layout::flat(),
         session_timeout: SHORT_SESSION,
         ..config(&address, "/services")
     };

@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use super::Sources;
 use crate::{
     model::{Health, Instance, Metadata, Service, Weight},
-    registry::{Rejected, View},
+    registry::{Mirrored, Picture, Rejected},
     resource::{Edition, Resource, ResourceType, json::message_json},
 };
 
@@ -79,13 +79,13 @@ pub async fn services(State(sources): State<Sources>, query: Parameters<Services
     let Query(ServicesQuery { name }) = query.map_err(|rejection| {
         bad_query(&rejection, "the one parameter is `name`, a service's name")
     })?;
-    let view = sources.registry.borrow().clone();
-    respond(move |body| write_services(body, &view, name.as_deref())).await
+    let picture = sources.registry.borrow().clone();
+    respond(move |body| write_services(body, &picture, name.as_deref())).await
 }
 
 pub async fn rejected(State(sources): State<Sources>) -> Answer {
-    let view = sources.registry.borrow().clone();
-    respond(move |body| write_list(body, view.rejected.iter().map(RejectedView::of))).await
+    let picture = sources.registry.borrow().clone();
+    respond(move |body| write_list(body, rejected_views(&picture))).await
 }
 
 pub async fn clients(State(sources): State<Sources>) -> Answer {
@@ -180,16 +180,22 @@ fn write_list<T: Serialize>(
     serde_json::Serializer::new(body).collect_seq(items)
 }
 
-fn write_services(body: impl io::Write, view: &View, name: Option<&str>) -> serde_json::Result<()> {
+fn write_services(
+    body: impl io::Write,
+    picture: &Picture,
+    name: Option<&str>,
+) -> serde_json::Result<()> {
+    let services = &picture.services;
     match name {
-        Some(name) => write_list(body, view.services.get(name).map(|s| ServiceView::of(s))),
-        None => write_list(body, view.services.values().map(|s| ServiceView::of(s))),
+        Some(name) => write_list(body, services.get(name).map(|s| ServiceView::of(s))),
+        None => write_list(body, services.values().map(|s| ServiceView::of(s))),
     }
 }
 
 #[derive(Serialize)]
 struct ServiceView<'a> {
     name: &'a str,
+    host: &'a str,
     registry: &'a str,
     instances: Vec<InstanceView<'a>>,
 }
@@ -203,10 +209,14 @@ struct InstanceView<'a> {
     zone: Option<&'a str>,
     health: String,
     metadata: &'a Metadata,
+    priority: u8,
+    registry: &'a str,
     path: String,
     format: &'a str,
     czxid: i64,
     mzxid: i64,
+    /// As ZooKeeper writes it; none for a persistent znode.
+    session: Option<String>,
 }
 
 impl<'a> ServiceView<'a> {
@@ -214,6 +224,7 @@ impl<'a> ServiceView<'a> {
         let instances = service.instances.iter();
         Self {
             name: &service.name,
+            host: &service.host,
             registry: &service.registry,
             instances: instances
                 .map(|instance| InstanceView::of(instance))
@@ -232,10 +243,15 @@ impl<'a> InstanceView<'a> {
             zone: instance.zone.as_deref(),
             health: health(instance),
             metadata: &instance.metadata,
+            priority: instance.priority,
+            registry: &instance.origin.source.registry,
             path: instance.origin.path(),
             format: instance.origin.format,
             czxid: instance.origin.czxid,
             mzxid: instance.origin.mzxid,
+            session: Some(instance.origin.session)
+                .filter(|session| *session != 0)
+                .map(|session| format!("0x{session:x}")),
         }
     }
 }
@@ -252,14 +268,28 @@ fn health(instance: &Instance) -> String {
 
 #[derive(Serialize)]
 struct RejectedView<'a> {
+    registry: Option<&'a str>,
     path: &'a str,
     format: &'a str,
     reason: &'a str,
 }
 
+/// Of each registry, then what they are in each other's way with.
+fn rejected_views(picture: &Picture) -> impl Iterator<Item = RejectedView<'_>> {
+    let conflicts = picture.conflicts.iter();
+    let conflicts = conflicts.map(|(name, rejected)| RejectedView::of(None, (name, rejected)));
+    picture.registries.iter().flat_map(of_one).chain(conflicts)
+}
+
+fn of_one(mirrored: &Mirrored) -> impl Iterator<Item = RejectedView<'_>> {
+    let rejected = mirrored.view.rejected.iter();
+    rejected.map(|(path, rejected)| RejectedView::of(Some(&mirrored.name), (path, rejected)))
+}
+
 impl<'a> RejectedView<'a> {
-    fn of((path, rejected): (&'a String, &'a Rejected)) -> Self {
+    fn of(registry: Option<&'a str>, (path, rejected): (&'a str, &'a Rejected)) -> Self {
         Self {
+            registry,
             path,
             format: rejected.format,
             reason: &rejected.reason,
@@ -310,7 +340,10 @@ mod tests {
     use std::{collections::BTreeMap, net::Ipv4Addr};
 
     use super::*;
-    use crate::{model::Origin, resource::Version};
+    use crate::{
+        model::{Origin, Source},
+        resource::Version,
+    };
 
     fn instance(health: Health, weight: u32) -> Instance {
         Instance {
@@ -321,12 +354,17 @@ mod tests {
             zone: None,
             health,
             metadata: BTreeMap::from([("version".to_owned(), "v2".to_owned())]).into(),
+            priority: 0,
             origin: Origin {
-                root: "/services".into(),
+                source: Arc::new(Source {
+                    registry: "main".into(),
+                    root: "/services".into(),
+                }),
                 znode: "orders/i-1".into(),
                 format: "json",
                 czxid: 1,
                 mzxid: 2,
+                session: 0x1001,
             },
         }
     }
@@ -348,6 +386,7 @@ mod tests {
     fn a_service_is_told_in_the_shape_of_the_contract() {
         let service = Service {
             name: "orders".into(),
+            host: "orders".into(),
             registry: "main".into(),
             instances: [Arc::new(instance(Health::Healthy, 7))]
                 .into_iter()
@@ -355,10 +394,12 @@ mod tests {
         };
         assert_eq!(
             serde_json::to_value(ServiceView::of(&service)).unwrap(),
-            json!({"name": "orders", "registry": "main", "instances": [{
+            json!({"name": "orders", "host": "orders", "registry": "main", "instances": [{
                 "id": "i-1", "address": "127.0.0.1", "port": 8080, "weight": 7, "zone": null,
                 "health": "healthy", "metadata": {"version": "v2"},
+                "priority": 0, "registry": "main",
                 "path": "/services/orders/i-1", "format": "json", "czxid": 1, "mzxid": 2,
+                "session": "0x1001",
             }]})
         );
     }

@@ -252,7 +252,13 @@ fn signals() -> anyhow::Result<mpsc::Receiver<&'static str>> {
 
 /// A name that the control plane takes, and thereby one that a znode can have.
 fn service(text: &str) -> Result<String, String> {
-    name::check(text).map_err(Reason::into_string)?;
+    if text.contains('/') {
+        return Err(format!(
+            "`{}` holds `/`; write the name of one znode",
+            text.escape_debug()
+        ));
+    }
+    name::host(text).map_err(Reason::into_string)?;
     Ok(text.to_owned())
 }
 

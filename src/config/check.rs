@@ -3,10 +3,12 @@
 //! Invariant: a value with a problem is replaced by its default, so that the walk goes on and no
 //! problem hides another one; the configuration is handed out only when there was none.
 
+mod registry;
+
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use super::{
-    Admin, Config, Flags, Mesh, Place, Problem, Problems, Registry, Xds,
+    Admin, Config, Flags, Mesh, Place, Problem, Problems, Xds,
     document::{self, Node, Step},
     value,
 };
@@ -100,7 +102,18 @@ impl<'t> Checker<'t> {
             Place::Line { line, column, .. } => (line, column),
             _ => (0, 0),
         });
-        for registry in &mut config.registries {
+        if let [registry, _, ..] = &config.registries[..] {
+            let first = registry.name.clone();
+            for (flag, text) in [("--zookeeper", &flags.zookeeper), ("--root", &flags.root)] {
+                if text.is_some() {
+                    let message = format!(
+                        "is for one registry, and the file has several; set that of `{first}` or another there"
+                    );
+                    self.push(Place::Flag(flag), "", message);
+                }
+            }
+        }
+        if let Some(registry) = config.registries.first_mut() {
             self.flag(
                 "--zookeeper",
                 flags.zookeeper.as_ref(),
@@ -183,61 +196,6 @@ impl<'t> Checker<'t> {
             (None, None) => return,
         };
         self.push(place, key, message);
-    }
-
-    fn registries(&mut self, part: Option<&(Part, &Node)>) -> Vec<Registry> {
-        let Some((part, node)) = part else {
-            return vec![Registry::default()];
-        };
-        let Node::List(items) = node else {
-            self.wrong(part, node, "a list: begin each registry with `- `");
-            return vec![Registry::default()];
-        };
-        if items.is_empty() {
-            let message = "is empty; write one registry, or leave the key out for the default one";
-            self.report(part, message.to_owned());
-            return vec![Registry::default()];
-        }
-        let registries: Vec<_> = items
-            .iter()
-            .enumerate()
-            .map(|(index, item)| self.registry(&part.item(index), item))
-            .collect();
-        self.check_several(part, &registries);
-        registries
-    }
-
-    fn check_several(&mut self, part: &Part, registries: &[Registry]) {
-        if registries.len() > 1 {
-            let message = "several registries are not supported yet; keep one";
-            self.report(&part.item(1), message.to_owned());
-        }
-        for (index, registry) in registries.iter().enumerate() {
-            let name = &registry.name;
-            let Some(first) = registries[..index].iter().position(|r| r.name == *name) else {
-                continue;
-            };
-            let message =
-                format!("has the name `{name}` of registries[{first}]; give each its own name");
-            self.report(&part.item(index), message);
-        }
-    }
-
-    fn registry(&mut self, part: &Part, node: &Node) -> Registry {
-        let keys = ["name", "connect", "root", "format", "sessionTimeout"];
-        let section = self.section(part, node, &keys);
-        let or = Registry::default();
-        Registry {
-            name: self.value(section.get("name"), value::registry_name, or.name),
-            connect: self.value(section.get("connect"), value::connect, or.connect),
-            root: self.value(section.get("root"), value::root, or.root),
-            format: self.value(section.get("format"), value::format, or.format),
-            session_timeout: self.value(
-                section.get("sessionTimeout"),
-                value::session_timeout,
-                or.session_timeout,
-            ),
-        }
     }
 
     fn xds(&mut self, part: Option<&(Part, &Node)>) -> Xds {

@@ -55,6 +55,82 @@ fn assert_problem(text: &str, begin: &str, end: &str) {
     assert_eq!(problems.len(), 1, "{problems:#?}");
 }
 
+const SEVERAL: &str = r#"
+registries:
+  - name: old
+    priority: 1
+    required: false
+    ttl: 30s
+    layout: "*/*/*"
+  - name: new
+    services:
+      include: ["com.foo.*"]
+      exclude: ["*.internal"]
+      rename:
+        - { from: "com.foo.*", to: "*" }
+    instances:
+      networks: [10.0.0.0/8]
+      metadata: { env: "prod*" }
+      keys: { weight: w, zone: az, version: build, health: state }
+"#;
+
+#[test]
+fn registries_say_what_is_served_and_how_and_print_as_they_are_read() {
+    let config = parse(SEVERAL).unwrap();
+    assert_eq!(parse(&config.to_yaml()).unwrap(), config);
+    let [old, new] = &config.registries[..] else {
+        panic!("two registries");
+    };
+    assert_eq!((old.priority, old.required), (1, false));
+    assert_eq!(old.ttl, Some(Duration::from_secs(30)));
+    assert_eq!(old.layout.as_ref().unwrap().to_string(), "*/*/*");
+    let shape = new.shape();
+    assert!(shape.selects("com.foo.Bar") && !shape.selects("com.foo.internal"));
+    assert_eq!(shape.rename("com.foo.Bar").as_deref(), Some("Bar"));
+    assert_eq!(shape.keys.zone.as_deref(), Some("az"));
+}
+
+#[test]
+fn what_is_wrong_with_a_selection_is_told_at_its_place() {
+    let found = problems(
+        "registries:\n- priority: 16\n  layout: x\n  services: {include: a, rename: [{from: a}, {from: a, to: '*'}]}\n  instances: {networks: [10/8], keys: {wheight: w}}\n",
+    );
+    let expected = [
+        ("registries[0].priority: ", "0, the first choice, to 15"),
+        ("registries[0].layout: ", "like */*"),
+        ("registries[0].services.include: ", "a list"),
+        ("registries[0].services.rename[0]: ", "has no `to`"),
+        ("registries[0].services.rename[1]: ", "more stars"),
+        ("registries[0].instances.networks[0]: ", "10.0.0.0/8"),
+        (
+            "registries[0].instances.keys.wheight: ",
+            "did you mean `weight`",
+        ),
+    ];
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for ((place, remedy), problem) in expected.iter().zip(&found) {
+        assert!(
+            problem.contains(place) && problem.contains(remedy),
+            "{problem}"
+        );
+    }
+}
+
+#[test]
+fn a_flag_for_one_registry_is_refused_where_there_are_several() {
+    let flags = Flags {
+        root: Some("/apps".to_owned()),
+        ..Flags::default()
+    };
+    let problems = resolve(Some(("m.yaml", SEVERAL)), &flags).unwrap_err();
+    assert!(
+        problems
+            .to_string()
+            .starts_with("--root: is for one registry"),
+        "{problems}"
+    );
+}
+
 #[test]
 fn the_documented_file_equals_the_defaults() {
     assert_eq!(parse(FULL).unwrap(), defaults());
@@ -197,18 +273,13 @@ fn a_key_in_another_spelling_is_recognized() {
 }
 
 #[test]
-fn one_registry_is_what_is_supported() {
+fn a_list_of_registries_has_one_at_least_and_each_name_once() {
     assert_problem("registries: []", "m.yaml:1:13: registries: ", "is empty");
     assert_problem("registries:", "m.yaml:1:1: registries: ", "a list");
     assert_problem(
         "registries: {name: a}",
         "m.yaml:1:13: registries: ",
         "begin each registry",
-    );
-    assert_problem(
-        "registries:\n  - name: a\n  - name: b\n",
-        "m.yaml:3:5: registries[1]: ",
-        "not supported yet",
     );
     let twice = problems("registries:\n  - name: a\n  - name: a\n");
     assert!(

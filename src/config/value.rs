@@ -10,7 +10,11 @@ use std::{
 
 use super::LoadBalancing;
 use crate::{
-    registry::format::{FormatChoice, FormatError},
+    registry::{
+        Layout,
+        format::{FormatChoice, FormatError},
+        shape::Network,
+    },
     zookeeper::{check_connect, check_root},
 };
 
@@ -19,6 +23,9 @@ const SESSION_TIMEOUT: [Duration; 2] = [Duration::from_millis(100), Duration::fr
 
 /// Below it clients do little but reconnect; over it the limit is none.
 const STREAM_AGE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600)];
+
+/// Shorter than what a writer can hold to is a mistake.
+const TTL: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600)];
 
 /// Over any number that one machine could bear.
 const COUNT: u32 = 100_000_000;
@@ -167,6 +174,47 @@ pub fn registry_name(text: &str) -> Result<String, String> {
         "`{}` is no name; write 1 to 63 letters, digits, `-`, `_` or `.`",
         shown(text)
     ))
+}
+
+/// Where services and instances stand.
+pub fn layout(text: &str) -> Result<Option<Layout>, String> {
+    let layout = text.parse::<Layout>();
+    layout.map(Some).map_err(|error| error.to_string())
+}
+
+/// 0 is the first choice.
+pub fn priority(text: &str) -> Result<u8, String> {
+    let number = text.parse().ok().filter(|n| *n <= 15);
+    number.ok_or_else(|| {
+        format!(
+            "`{}` is no priority; write a whole number from 0, the first choice, to 15",
+            shown(text)
+        )
+    })
+}
+
+/// How long a registration lives that nobody writes again.
+pub fn ttl(text: &str) -> Result<Option<Duration>, String> {
+    duration_within(text, TTL).map(Some)
+}
+
+/// A text in which `*` stands for any other.
+pub fn pattern(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() {
+        return Err("is empty; write a text, with `*` for what may stand there".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// `10.0.0.0/8`, or one address.
+pub fn network(text: &str) -> Result<String, String> {
+    match text.parse::<Network>() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(()) => Err(format!(
+            "`{}` is no network; write one like `10.0.0.0/8` or `2001:db8::/32`",
+            shown(text)
+        )),
+    }
 }
 
 /// `host:port[,host:port…][/chroot]`.

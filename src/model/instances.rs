@@ -161,14 +161,9 @@ mod tests {
             weight: Weight::new(weight).unwrap(),
             zone: None,
             health: Health::Healthy,
+            priority: 0,
             metadata: Metadata::default(),
-            origin: Origin {
-                root: "/".into(),
-                znode: "s/i".into(),
-                format: "plain",
-                czxid: 1,
-                mzxid: 1,
-            },
+            origin: Origin::default(),
         })
     }
 

@@ -11,7 +11,7 @@
 //!
 //! A new format is a file here and a row in `candidates`. A decoder sees the znode's name and its
 //! Stat beside the data, for formats whose names carry the data. What a format knows beyond one
-//! address (named ports) becomes a field of [`Decoded`]. Host names are refused in one place,
+//! address (named ports, weights of others) is told by its [`Registration`]. Host names are refused in one place,
 //! [`field::address`], until something resolves them.
 
 mod curator;
@@ -23,15 +23,16 @@ mod plain;
 #[cfg(test)]
 mod properties;
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr};
+use std::{fmt, str::FromStr};
 
-pub use field::connectable;
+pub use field::{connectable, weight_under};
 
 use super::{
     Rejected, Stat,
+    layout::Layout,
     reason::{Reason, quoted},
+    registration::Registration,
 };
-use crate::model::{Health, Weight};
 
 /// The largest payload that is looked at, in bytes. Real ones have a few hundred; ZooKeeper itself
 /// takes 1 MiB, which times the size of a fleet would be memory in every client.
@@ -88,20 +89,6 @@ fn text_of(data: &[u8]) -> Result<&str, Reason> {
     }
 }
 
-/// What a znode registers, apart from where it stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Decoded {
-    /// What the registration calls itself, if it does.
-    pub id: Option<String>,
-    pub address: IpAddr,
-    /// 1..=65535.
-    pub port: u16,
-    pub weight: Weight,
-    pub zone: Option<String>,
-    pub health: Health,
-    pub metadata: BTreeMap<String, String>,
-}
-
 /// One way to write a registration.
 pub trait Format: fmt::Debug + Sync {
     /// As operators see it beside an instance or a rejected znode.
@@ -110,7 +97,7 @@ pub trait Format: fmt::Debug + Sync {
     /// Whether a znode is written in this format, right or wrong. Cheap: asked for each znode.
     fn recognises(&self, znode: &Znode<'_>) -> bool;
 
-    fn decode(&self, znode: &Znode<'_>) -> Result<Decoded, Reason>;
+    fn decode(&self, znode: &Znode<'_>) -> Result<Registration, Reason>;
 }
 
 /// How the znodes of a registry are written.
@@ -136,6 +123,14 @@ impl FormatChoice {
         }
     }
 
+    /// Where services and instances stand, unless the configuration says otherwise.
+    pub fn layout(self) -> Layout {
+        match self {
+            Self::Auto => Layout::mixed(),
+            Self::Plain | Self::Curator => Layout::flat(),
+        }
+    }
+
     /// In the order in which they are asked.
     fn candidates(self) -> &'static [&'static dyn Format] {
         match self {
@@ -154,7 +149,7 @@ impl FormatChoice {
     }
 
     /// Decodes a znode and names the format that it was decoded with.
-    pub fn decode(self, znode: &Znode<'_>) -> Result<(&'static str, Decoded), Rejected> {
+    pub fn decode(self, znode: &Znode<'_>) -> Result<(&'static str, Registration), Rejected> {
         let reject = |format, reason: Reason| Rejected {
             format,
             reason: reason.into_string(),

@@ -1,29 +1,52 @@
-//! Applies batches of events to the mirror and tells which services changed by them.
+//! Applies batches of events to the mirror of one registry and tells which services changed by them.
 //!
-//! Layout: a znode below the root is a service, one below that an instance; what is deeper is not
-//! looked at. A service lives from its znode's (or an instance's) `Put` to its `Delete`, also without
-//! instances. It refuses to know payloads (`format`) and who serves an address (`roster`).
+//! ```text
+//! Event ─▶ layout: whose is it ─▶ format ─▶ shape ─▶ make ─▶ base (entries, rosters) ─▶ settle ─▶ View
+//!                          time, resolved names ──────▶┘                       hosts ─────▶┘
+//! ```
 //!
-//! Names are hosts, and hosts have no case: of the services that differ in case only, the oldest
-//! (least `czxid`, then name) is served and the others are rejected until it goes. The parent of an
-//! instance whose own `Put` is still to come counts as the youngest.
+//! A service lives from its znode's (or an instance's) `Put` to its `Delete`, also without instances;
+//! one with a level between it and its instances (`*/providers/*`) lives by these alone. Named ports,
+//! groups and versions are services of their own, told behind a colon. It refuses to know payloads and
+//! other registries.
 //!
-//! Invariants: the view depends on the znodes and not on the order in which they were told; a batch
-//! costs what it touches (the services in it), never the size of the registry.
+//! Several services may lead to one host name: the oldest (least `czxid` of its znode, then path) is
+//! served and the others are rejected until it goes. The parent of an instance whose own `Put` is still
+//! to come counts as the youngest.
+//!
+//! Invariants: the view depends on the znodes, on what names resolve to and on the time, and not on the
+//! order in which they were told; a batch costs what it touches (the services in it), never the size of
+//! the registry.
+
+mod base;
+mod hosts;
+mod make;
+mod names;
+mod settle;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
     sync::Arc,
 };
 
+use imbl::OrdSet;
+
+pub use self::names::Resolution;
+use self::{
+    base::{Base, Entry, Good, Many, Title, Touches},
+    hosts::Hosts,
+    make::{Maker, Registered, unmade},
+    names::Names,
+};
 use super::{
     Batch, Changes, Config, Counts, Event, Rejected, Stat, View,
     format::Znode,
+    layout::Place,
     name,
-    reason::{Reason, quoted_path},
-    roster::{Marks, Roster},
+    registration::{Decoded, Host, Registration},
 };
-use crate::model::{Instance, Origin, Service, Socket, Touched};
+use crate::model::Source;
 
 /// The `czxid` of a service whose own znode was not seen yet.
 const UNSEEN: i64 = i64::MAX;
@@ -31,11 +54,14 @@ const UNSEEN: i64 = i64::MAX;
 #[derive(Debug)]
 pub struct Index {
     config: Config,
+    maker: Maker,
     registry: Arc<str>,
-    root: Arc<str>,
-    services: BTreeMap<Arc<str>, Mirrored>,
-    /// The well-named services by their names in lower case, the oldest first.
-    hosts: BTreeMap<String, Vec<(i64, Arc<str>)>>,
+    /// By the paths of the services' znodes.
+    bases: BTreeMap<Arc<str>, Base>,
+    hosts: Hosts,
+    names: Names,
+    /// When znodes have to be looked at again, in milliseconds since the epoch.
+    due: BTreeSet<(i64, Arc<str>)>,
     view: View,
     /// What was rejected, or for another reason, since they were taken.
     rejections: BTreeMap<String, Rejected>,
@@ -43,54 +69,29 @@ pub struct Index {
     loaded: bool,
 }
 
-/// A service's znode and what is below it.
-#[derive(Debug)]
-struct Mirrored {
-    czxid: i64,
-    /// Nothing is read below a service whose name can never be served.
-    roster: Result<Roster, Reason>,
-}
-
-/// The services that a batch touched, each with what it touched of it.
-type Dirty = BTreeMap<Arc<str>, Marked>;
-
-#[derive(Debug, Default)]
-struct Marked {
-    znodes: BTreeSet<Arc<str>>,
-    /// By address and port one that is or was registered there.
-    claims: BTreeMap<Socket, Arc<Instance>>,
-}
-
-/// Where a path of an event points to.
-enum Place<'a> {
-    Root,
-    Service(&'a str),
-    Instance(&'a str),
-    Elsewhere,
-}
-
-impl Place<'_> {
-    fn of(path: &str) -> Place<'_> {
-        let mut names = path.split('/');
-        match (names.next(), names.next(), names.next()) {
-            (Some(""), None, None) => Place::Root,
-            (Some(service), None, None) => Place::Service(service),
-            (Some(service), Some(name), None) if !service.is_empty() && !name.is_empty() => {
-                Place::Instance(service)
-            }
-            _ => Place::Elsewhere,
-        }
-    }
-}
+/// What a batch touched, by the path of the service's znode.
+type Dirty = BTreeMap<Arc<str>, Touches>;
 
 impl Index {
     pub fn new(config: Config) -> Self {
+        let source = Source {
+            registry: config.name.as_str().into(),
+            root: config.root.as_str().into(),
+        };
         Self {
+            maker: Maker {
+                source: Arc::new(source),
+                shape: config.shape.clone(),
+                priority: config.priority,
+                ttl: config.ttl,
+                fresh: None,
+            },
             registry: Arc::from(config.name.as_str()),
-            root: Arc::from(config.root.as_str()),
             config,
-            services: BTreeMap::new(),
-            hosts: BTreeMap::new(),
+            bases: BTreeMap::new(),
+            hosts: Hosts::default(),
+            names: Names::default(),
+            due: BTreeSet::new(),
             view: View::default(),
             rejections: BTreeMap::new(),
             instances: 0,
@@ -98,20 +99,54 @@ impl Index {
         }
     }
 
-    /// Mirrors a batch. The view may change though no service did: origins and rejected znodes.
-    pub fn apply(&mut self, batch: Batch) -> Changes {
+    /// Mirrors a batch that is told at `now` (milliseconds since the epoch). The view may change though
+    /// no service did: origins and rejected znodes.
+    pub fn apply(&mut self, batch: Batch, now: i64) -> Changes {
         let mut dirty = Dirty::new();
+        if batch.stale {
+            self.maker.fresh = None;
+        }
         for event in batch.events {
             match event {
-                Event::Put { path, data, stat } => self.put(&path, &data, stat, &mut dirty),
-                Event::Delete { path } => self.delete(&path, &mut dirty),
+                Event::Put { path, data, stat } => self.put(&path, &data, stat, now, &mut dirty),
+                Event::Delete { path } => self.delete(&path, now, &mut dirty),
             }
         }
-        self.loaded |= batch.complete;
-        dirty
-            .into_iter()
-            .filter_map(|(name, marked)| Some((name.clone(), self.settle(&name, marked)?)))
-            .collect()
+        if batch.complete {
+            self.loaded = true;
+            self.is_fresh(now, &mut dirty);
+        }
+        self.settle(dirty)
+    }
+
+    /// What changes by time alone: weights that ramp up, registrations that lapse.
+    pub fn tick(&mut self, now: i64) -> Changes {
+        let mut dirty = Dirty::new();
+        while let Some((_, znode)) = self.due.first().filter(|(due, _)| *due <= now).cloned() {
+            // It is put back where it is due again.
+            self.due.pop_first();
+            self.remake(&znode, now, &mut dirty);
+        }
+        self.settle(dirty)
+    }
+
+    /// When to tick next, in milliseconds since the epoch.
+    pub fn due(&self) -> Option<i64> {
+        self.due.first().map(|(due, _)| *due)
+    }
+
+    /// The host names whose addresses are asked for; costs nothing.
+    pub fn wanted_hosts(&self) -> OrdSet<Arc<str>> {
+        self.names.wanted()
+    }
+
+    /// What a host name resolves to, or why there is nothing.
+    pub fn resolved(&mut self, host: &str, resolution: Resolution, now: i64) -> Changes {
+        let mut dirty = Dirty::new();
+        for znode in self.names.resolve(host, resolution).unwrap_or_default() {
+            self.remake(&znode, now, &mut dirty);
+        }
+        self.settle(dirty)
     }
 
     /// The mirror as it is now; costs nothing.
@@ -139,345 +174,413 @@ impl Index {
         self.loaded
     }
 
+    /// What the registry is called.
+    pub fn name(&self) -> Arc<str> {
+        Arc::clone(&self.registry)
+    }
+
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    fn put(&mut self, path: &Arc<str>, data: &[u8], stat: Stat, dirty: &mut Dirty) {
-        match Place::of(path) {
-            Place::Service(_) => {
-                self.ensure(Arc::clone(path), stat.czxid, dirty);
-            }
-            Place::Instance(service) => self.put_instance(service, path, data, stat, dirty),
-            Place::Root | Place::Elsewhere => {}
-        }
-    }
-
-    fn put_instance(
-        &mut self,
-        service: &str,
-        path: &Arc<str>,
-        data: &[u8],
-        stat: Stat,
-        dirty: &mut Dirty,
-    ) {
-        let service = match self.services.get_key_value(service) {
-            Some((service, _)) => Arc::clone(service),
-            None => self.ensure(Arc::from(service), UNSEEN, dirty),
-        };
-        let name = &path[service.len() + 1..];
-        let outcome = self.decode(path, &Znode::new(name, data, stat));
-        if let Some(Ok(roster)) = self.services.get_mut(&service).map(|m| &mut m.roster) {
-            mark(dirty, &service, roster.put(path, stat.czxid, outcome));
-        }
-    }
-
-    fn decode(&self, path: &Arc<str>, znode: &Znode<'_>) -> Result<Instance, Rejected> {
-        let (format, decoded) = self.config.format.decode(znode)?;
-        Ok(Instance {
-            own_id: decoded.id.map(String::into_boxed_str),
-            address: decoded.address,
-            port: decoded.port,
-            weight: decoded.weight,
-            zone: decoded.zone.map(Arc::from),
-            health: decoded.health,
-            metadata: decoded.metadata.into(),
-            origin: Origin {
-                root: Arc::clone(&self.root),
-                znode: Arc::clone(path),
-                format,
-                czxid: znode.stat.czxid,
-                mzxid: znode.stat.mzxid,
-            },
-        })
-    }
-
-    fn delete(&mut self, path: &str, dirty: &mut Dirty) {
-        match Place::of(path) {
-            Place::Root => {
-                for name in self.services.keys().cloned().collect::<Vec<_>>() {
-                    self.delete_service(&name, dirty);
+    fn put(&mut self, path: &Arc<str>, data: &[u8], stat: Stat, now: i64, dirty: &mut Dirty) {
+        match self.config.layout.place(path) {
+            Place::Service(_) => self.ensure(path, stat.czxid, dirty),
+            Place::Between(service) => {
+                let (service, base) = self.base(service, dirty);
+                if base.between.insert(Arc::clone(path)) {
+                    touches(dirty, &service).parts.entry(None).or_default();
                 }
             }
-            Place::Service(name) => self.delete_service(name, dirty),
             Place::Instance(service) => {
-                let Some((service, mirrored)) = self.services.get_key_value(service) else {
-                    return;
-                };
-                if mirrored.roster.is_ok() {
+                let (service, base) = self.base(service, dirty);
+                if base.is_named() {
+                    let read = self.read(path, data, stat);
+                    self.register(&service, path, stat.czxid, read, now, dirty);
+                }
+            }
+            Place::Root | Place::Above | Place::Elsewhere => {}
+        }
+    }
+
+    /// What the data say, in the form that the configuration gives it.
+    fn read(&self, path: &Arc<str>, data: &[u8], stat: Stat) -> Result<Read, Rejected> {
+        let name = path.rsplit('/').next().unwrap_or_default();
+        let (format, what) = self.config.format.decode(&Znode::new(name, data, stat))?;
+        self.shaped(path, stat, format, what)
+    }
+
+    fn shaped(
+        &self,
+        path: &Arc<str>,
+        stat: Stat,
+        format: &'static str,
+        what: Registration,
+    ) -> Result<Read, Rejected> {
+        let mut instances = match what {
+            Registration::Instances(instances) => instances,
+            Registration::Weights(factors) => return Ok(Read::Weights(Good::Factors(factors))),
+        };
+        for decoded in &mut instances {
+            let shaped = self.config.shape.apply(decoded);
+            shaped.map_err(|reason| Rejected {
+                format,
+                reason: reason.into_string(),
+            })?;
+        }
+        Ok(Read::Instances(Registered {
+            znode: Arc::clone(path),
+            format,
+            stat,
+            instances,
+            lapsed: false,
+        }))
+    }
+
+    fn register(
+        &mut self,
+        service: &Arc<str>,
+        znode: &Arc<str>,
+        czxid: i64,
+        read: Result<Read, Rejected>,
+        now: i64,
+        dirty: &mut Dirty,
+    ) {
+        let Some(base) = self.bases.get_mut(service) else {
+            return;
+        };
+        let touched = touches(dirty, service);
+        let past = base.take(znode, touched);
+        // Another znode under the same name has no past.
+        let kept = past.as_ref().filter(|past| past.czxid == czxid);
+        let kept = kept.map(|past| &past.good);
+        let mut bad = None;
+        let good = match read {
+            Err(rejected) => {
+                bad = Some(Box::new(rejected));
+                kept.cloned().unwrap_or_default()
+            }
+            Ok(Read::Weights(factors)) => factors,
+            Ok(Read::Instances(registered)) => {
+                made(&self.maker, &self.names, base, registered, kept, now)
+            }
+        };
+        let past = past.as_ref().map(|past| &past.good);
+        follow(&mut self.names, &mut self.due, znode, past, Some(&good));
+        let weighs = |good: &Good| matches!(good, Good::Factors(_));
+        let others = weighs(&good) || past.is_some_and(weighs);
+        base.put(znode, Entry { czxid, good, bad }, touched);
+        if others {
+            self.remake_all(service, now, dirty);
+        }
+    }
+
+    /// Makes the instances of a znode again, as something around it has changed.
+    fn remake(&mut self, znode: &Arc<str>, now: i64, dirty: &mut Dirty) {
+        let Place::Instance(service) = self.config.layout.place(znode) else {
+            return;
+        };
+        let Some((service, _)) = self.bases.get_key_value(service) else {
+            return;
+        };
+        let service = Arc::clone(service);
+        let Some(base) = self.bases.get_mut(&service) else {
+            return;
+        };
+        let touched = touches(dirty, &service);
+        let Some(Entry { czxid, good, bad }) = base.take(znode, touched) else {
+            return;
+        };
+        let registered = match &good {
+            Good::One(instance) if base.weighs() => Some(unmade(instance)),
+            Good::Many(many) => Some(many.registered.clone()),
+            _ => None,
+        };
+        let made = registered
+            .map(|registered| made(&self.maker, &self.names, base, registered, Some(&good), now));
+        if let Some(made) = &made {
+            follow(
+                &mut self.names,
+                &mut self.due,
+                znode,
+                Some(&good),
+                Some(made),
+            );
+        }
+        let good = made.unwrap_or(good);
+        base.put(znode, Entry { czxid, good, bad }, touched);
+    }
+
+    fn remake_all(&mut self, service: &str, now: i64, dirty: &mut Dirty) {
+        let znodes = self.bases.get(service).map(|base| base.entries.keys());
+        for znode in znodes.into_iter().flatten().cloned().collect::<Vec<_>>() {
+            self.remake(&znode, now, dirty);
+        }
+    }
+
+    /// The mirror is what ZooKeeper holds, again: registrations live on from now.
+    fn is_fresh(&mut self, now: i64, dirty: &mut Dirty) {
+        if self.maker.fresh.is_some() {
+            return;
+        }
+        self.maker.fresh = Some(now);
+        if self.maker.ttl.is_some() {
+            for service in self.bases.keys().cloned().collect::<Vec<_>>() {
+                self.remake_all(&service, now, dirty);
+            }
+        }
+    }
+
+    fn delete(&mut self, path: &Arc<str>, now: i64, dirty: &mut Dirty) {
+        match self.config.layout.place(path) {
+            Place::Root => {
+                for service in self.bases.keys().cloned().collect::<Vec<_>>() {
+                    self.drop_base(&service, dirty);
+                }
+            }
+            Place::Above => {
+                for service in below(&self.bases, path) {
+                    self.drop_base(&service, dirty);
+                }
+            }
+            Place::Service(service) => {
+                if let Some((service, _)) = self.bases.get_key_value(service) {
                     let service = Arc::clone(service);
-                    self.delete_instance(&service, path, dirty);
+                    self.drop_base(&service, dirty);
+                }
+            }
+            Place::Between(service) => self.delete_between(service, path, now, dirty),
+            Place::Instance(service) => {
+                if let Some((service, _)) = self.bases.get_key_value(service) {
+                    let service = Arc::clone(service);
+                    self.deregister(&service, path, now, dirty);
                 }
             }
             Place::Elsewhere => {}
         }
     }
 
-    fn delete_instance(&mut self, service: &Arc<str>, path: &str, dirty: &mut Dirty) {
-        if let Some(Ok(roster)) = self.services.get_mut(service).map(|m| &mut m.roster) {
-            mark(dirty, service, roster.delete(path));
+    fn delete_between(&mut self, service: &str, path: &str, now: i64, dirty: &mut Dirty) {
+        let Some((service, _)) = self.bases.get_key_value(service) else {
+            return;
+        };
+        let service = Arc::clone(service);
+        let Some(base) = self.bases.get_mut(&service) else {
+            return;
+        };
+        base.between.remove(path);
+        touches(dirty, &service).parts.entry(None).or_default();
+        for znode in below(&base.entries, path) {
+            self.deregister(&service, &znode, now, dirty);
         }
     }
 
-    fn delete_service(&mut self, name: &str, dirty: &mut Dirty) {
-        let Some((name, mirrored)) = self.services.remove_entry(name) else {
+    fn deregister(&mut self, service: &Arc<str>, znode: &Arc<str>, now: i64, dirty: &mut Dirty) {
+        let Some(base) = self.bases.get_mut(service) else {
             return;
         };
-        let touched = dirty.entry(Arc::clone(&name)).or_default();
-        if let Ok(roster) = &mirrored.roster {
-            touched.znodes.extend(roster.znodes().cloned());
-            // It may be there again before anybody looks.
-            let instances = roster.instances();
-            let claims = instances.iter().map(|i| (i.socket(), Arc::clone(i)));
-            touched.claims.extend(claims);
-            self.rename(&name, Some(mirrored.czxid), None, dirty);
+        let Some(past) = base.take(znode, touches(dirty, service)) else {
+            return;
+        };
+        follow(
+            &mut self.names,
+            &mut self.due,
+            znode,
+            Some(&past.good),
+            None,
+        );
+        if let Good::Factors(_) = past.good {
+            self.remake_all(service, now, dirty);
         }
+    }
+
+    fn drop_base(&mut self, service: &Arc<str>, dirty: &mut Dirty) {
+        let Some(base) = self.bases.get_mut(service) else {
+            return;
+        };
+        let touched = touches(dirty, service);
+        touched.parts.entry(None).or_default();
+        for znode in base.entries.keys().cloned().collect::<Vec<_>>() {
+            if let Some(past) = base.take(&znode, touched) {
+                follow(
+                    &mut self.names,
+                    &mut self.due,
+                    &znode,
+                    Some(&past.good),
+                    None,
+                );
+            }
+        }
+        base.between.clear();
+        base.there = false;
+    }
+
+    /// The service's znode, with one that was not seen yet if there is none.
+    fn base(&mut self, service: &str, dirty: &mut Dirty) -> (Arc<str>, &mut Base) {
+        let known = self.bases.get_key_value(service);
+        let service = match known {
+            Some((service, base)) if base.there => Arc::clone(service),
+            _ => {
+                let service = Arc::from(service);
+                self.ensure(&service, UNSEEN, dirty);
+                service
+            }
+        };
+        let title = Title::Excluded;
+        let base = self.bases.entry(Arc::clone(&service));
+        let base = base.or_insert_with(|| Base::new(UNSEEN, title));
+        (service, base)
     }
 
     /// The service exists since `czxid`.
-    fn ensure(&mut self, name: Arc<str>, czxid: i64, dirty: &mut Dirty) -> Arc<str> {
-        let (name, before) = match self.services.entry(name) {
-            Entry::Occupied(mut entry) => {
-                let before = std::mem::replace(&mut entry.get_mut().czxid, czxid);
-                (Arc::clone(entry.key()), Some(before))
-            }
-            Entry::Vacant(entry) => {
-                let name = Arc::clone(entry.key());
-                let roster = name::check(&name).map(|()| Roster::default());
-                entry.insert(Mirrored { czxid, roster });
-                (name, None)
-            }
+    fn ensure(&mut self, service: &Arc<str>, czxid: i64, dirty: &mut Dirty) {
+        if !self.bases.contains_key(service) {
+            let base = Base::new(czxid, self.title(service));
+            self.bases.insert(Arc::clone(service), base);
+        }
+        let Some(base) = self.bases.get_mut(service) else {
+            return;
         };
-        if before == Some(czxid) {
-            return name;
-        }
-        dirty.entry(Arc::clone(&name)).or_default();
-        if self.services.get(&name).is_some_and(|m| m.roster.is_ok()) {
-            self.rename(&name, before, Some(czxid), dirty);
-        }
-        name
-    }
-
-    /// Moves a claim to a host name. Where another service holds it afterwards, all that ask for it
-    /// are touched, since each of the others names the holder.
-    fn rename(
-        &mut self,
-        name: &Arc<str>,
-        before: Option<i64>,
-        after: Option<i64>,
-        dirty: &mut Dirty,
-    ) {
-        let host = name.to_ascii_lowercase();
-        let claims = self.hosts.entry(host.clone()).or_default();
-        let holder = claims.first().map(|(_, name)| Arc::clone(name));
-        let place = |claims: &[(i64, Arc<str>)], age: i64| {
-            claims.binary_search_by(|(of, other)| (of, other).cmp(&(&age, name)))
-        };
-        if let Some(Ok(at)) = before.map(|before| place(claims, before)) {
-            claims.remove(at);
-        }
-        if let Some((after, Err(at))) = after.map(|after| (after, place(claims, after))) {
-            claims.reserve_exact(1);
-            claims.insert(at, (after, Arc::clone(name)));
-        }
-        if holder.as_ref() != claims.first().map(|(_, name)| name) {
-            for (_, claimant) in claims.iter() {
-                dirty.entry(Arc::clone(claimant)).or_default();
-            }
-        }
-        if claims.is_empty() {
-            self.hosts.remove(&host);
+        base.there = true;
+        base.czxid = czxid;
+        // Its parts are as old as it is.
+        let parts = base.parts.keys().cloned().map(Some);
+        let touched = touches(dirty, service);
+        for part in parts.chain([None]) {
+            touched.parts.entry(part).or_default();
         }
     }
 
-    /// Brings the view in line with a service; what of it a client could see to be another.
-    fn settle(&mut self, name: &Arc<str>, mut marked: Marked) -> Option<Touched> {
-        let standing = self.standing(name);
-        let served = standing == Standing::Served;
-        let before = self.view.services.get(name).cloned();
-
-        let rejection = match standing {
-            Standing::Rejected(reason) => Some(Rejected {
-                format: self.config.format.as_str(),
-                reason: reason.into_string(),
-            }),
-            Standing::Gone | Standing::Served => None,
-        };
-        show(
-            &mut self.view,
-            &mut self.rejections,
-            &self.config.root,
-            name,
-            rejection,
-        );
-        let roster = self.services.get(name).and_then(|m| m.roster.as_ref().ok());
-        if served != before.is_some() {
-            let znodes = roster.into_iter().flat_map(Roster::znodes);
-            marked.znodes.extend(znodes.cloned());
+    /// What a service is called by its path below the root.
+    fn title(&self, service: &Arc<str>) -> Title {
+        let dotted = service.contains('/').then(|| service.replace('/', "."));
+        let name = dotted.as_deref().unwrap_or(service);
+        if !self.config.shape.selects(name) {
+            return Title::Excluded;
         }
-        let serving = roster.filter(|_| served);
-        for znode in &marked.znodes {
-            let rejection = serving.and_then(|roster| roster.rejection(znode));
-            show(
-                &mut self.view,
-                &mut self.rejections,
-                &self.config.root,
-                znode,
-                rejection,
-            );
+        let renamed = self.config.shape.rename(name).or(dotted);
+        let name = renamed.map_or_else(|| Arc::clone(service), Arc::from);
+        match name::host(&name) {
+            Ok(_) => Title::Named(name),
+            Err(reason) => Title::Refused(reason),
         }
-        match (before, serving) {
-            (None, None) => None,
-            (Some(before), None) => {
-                self.instances -= before.instances.len();
-                self.view.services.remove(name);
-                Some(Touched::All)
-            }
-            (None, Some(roster)) => {
-                let service = Service {
-                    name: Arc::clone(name),
-                    registry: Arc::clone(&self.registry),
-                    instances: roster.instances(),
-                };
-                self.instances += service.instances.len();
-                self.view.services.insert(Arc::clone(name), service.into());
-                Some(Touched::All)
-            }
-            (Some(before), Some(roster)) => {
-                let (after, visible) = updated(&before, roster, &marked.claims);
-                if let Some(after) = after {
-                    self.instances += after.instances.len();
-                    self.instances -= before.instances.len();
-                    self.view.services.insert(Arc::clone(name), after.into());
-                }
-                (!visible.is_empty()).then_some(Touched::Some(visible))
-            }
-        }
-    }
-
-    fn standing(&self, name: &Arc<str>) -> Standing {
-        match self.services.get(name).map(|m| &m.roster) {
-            None => Standing::Gone,
-            Some(Err(reason)) => Standing::Rejected(reason.clone()),
-            Some(Ok(_)) => match self.holder(name) {
-                Some(holder) if holder != name => Standing::Rejected(outranked(holder)),
-                _ => Standing::Served,
-            },
-        }
-    }
-
-    /// The service that has the host name which `name` asks for.
-    fn holder(&self, name: &str) -> Option<&Arc<str>> {
-        let claims = self.hosts.get(&name.to_ascii_lowercase())?;
-        claims.first().map(|(_, holder)| holder)
     }
 }
 
-/// What becomes of a service.
-#[derive(PartialEq, Eq)]
-enum Standing {
-    Gone,
-    Rejected(Reason),
-    Served,
+/// What was read of a znode.
+enum Read {
+    Instances(Registered),
+    /// Factors.
+    Weights(Good),
 }
 
-fn outranked(holder: &str) -> Reason {
-    Reason::new(format!(
-        "the name differs from the older service {} in case only; rename one",
-        quoted_path(holder)
-    ))
-}
-
-/// The service with what serves these addresses now, if anything is another, and where a client
-/// could see that. The rest is as it was.
-fn updated(
-    before: &Service,
-    roster: &Roster,
-    claims: &BTreeMap<Socket, Arc<Instance>>,
-) -> (Option<Service>, BTreeSet<Socket>) {
-    let mut after = None;
-    let mut visible = BTreeSet::new();
-    for (socket, claim) in claims {
-        let (was, is) = (before.instances.get(*socket), roster.serving(claim));
-        let same = match (was, is) {
-            (Some(was), Some(is)) => alike(was, is),
-            (was, is) => was.is_none() && is.is_none(),
-        };
-        if !same {
-            visible.insert(*socket);
-        }
-        match is {
-            Some(is) if was != Some(is) => {
-                let after: &mut Service = after.get_or_insert_with(|| before.clone());
-                after.instances.put(Arc::clone(is));
-            }
-            None if was.is_some() => {
-                let after = after.get_or_insert_with(|| before.clone());
-                after.instances.remove(*socket);
-            }
-            _ => {}
-        }
-    }
-    (after, visible)
-}
-
-/// Whether two instances are equal but for their origin. Every field is named, so that a new one
-/// asks for its answer here.
-fn alike(a: &Arc<Instance>, b: &Arc<Instance>) -> bool {
-    let Instance {
-        own_id: _,
-        address,
-        port,
-        weight,
-        zone,
-        health,
-        metadata,
-        origin: _,
-    } = &**a;
-    Arc::ptr_eq(a, b)
-        || ((address, port, weight, zone) == (&b.address, &b.port, &b.weight, &b.zone)
-            && (a.id(), health, metadata) == (b.id(), &b.health, &b.metadata))
-}
-
-fn mark(dirty: &mut Dirty, service: &Arc<str>, marks: Marks) {
+fn touches<'d>(dirty: &'d mut Dirty, service: &Arc<str>) -> &'d mut Touches {
     // The name is copied where it is not there yet.
-    let marked = match dirty.get_mut(service) {
-        Some(marked) => marked,
-        None => dirty.entry(Arc::clone(service)).or_default(),
-    };
-    marked.znodes.extend(marks.znodes.into_iter().flatten());
-    let claims = marks.claims.into_iter().flatten();
-    marked
-        .claims
-        .extend(claims.map(|claim| (claim.socket(), claim)));
+    if !dirty.contains_key(service) {
+        dirty.insert(Arc::clone(service), Touches::default());
+    }
+    dirty.entry(Arc::clone(service)).or_default()
 }
 
-/// Shows a znode as rejected or not, and adds to `new` what was not shown before.
-fn show(
-    view: &mut View,
-    new: &mut BTreeMap<String, Rejected>,
-    root: &str,
-    znode: &str,
-    rejection: Option<Rejected>,
-) {
-    let Some(rejected) = rejection else {
-        if !view.rejected.is_empty() {
-            let path = full_path(root, znode);
-            view.rejected.remove(&path);
-            new.remove(&path);
-        }
-        return;
+/// The keys below a path.
+fn below<V>(map: &BTreeMap<Arc<str>, V>, path: &str) -> Vec<Arc<str>> {
+    let prefix = format!("{path}/");
+    let from = Bound::Excluded(prefix.as_str());
+    map.range::<str, _>((from, Bound::Unbounded))
+        .map(|(key, _)| key)
+        .take_while(|key| key.starts_with(&prefix))
+        .cloned()
+        .collect()
+}
+
+/// What becomes of a registration. What is as it was before is the same value.
+fn made(
+    maker: &Maker,
+    names: &Names,
+    base: &Base,
+    mut registered: Registered,
+    past: Option<&Good>,
+    now: i64,
+) -> Good {
+    let past: Vec<_> = past.into_iter().flat_map(Good::instances).collect();
+    if maker.ttl.is_none()
+        && !base.weighs()
+        && let Some((decoded, address)) = lone(&mut registered)
+    {
+        let new = maker.instance(&registered, decoded, address);
+        let kept = past.iter().find(|(_, past)| ***past == new);
+        let kept = kept.map(|(_, past)| Arc::clone(past));
+        return Good::One(kept.unwrap_or_else(|| base.own.shared(new)));
+    }
+    let Title::Named(service) = &base.title else {
+        return Good::None;
     };
-    let path = full_path(root, znode);
-    if view.rejected.get(&path) != Some(&rejected) {
-        view.rejected.insert(path.clone(), rejected.clone());
-        new.insert(path, rejected);
+    let made = maker.make(service, &registered, &base.factors(), names, now);
+    registered.lapsed = made.lapsed;
+    let instances = made.instances.into_iter().map(|(part, new)| {
+        let kept = past
+            .iter()
+            .find(|(p, past)| *p == part.as_ref() && ***past == new);
+        let instance = match (kept, base.roster(part.as_ref())) {
+            (Some((_, kept)), _) => Arc::clone(kept),
+            (None, Some(roster)) => roster.shared(new),
+            (None, None) => Arc::new(new),
+        };
+        let known = part
+            .as_ref()
+            .and_then(|part| base.parts.get_key_value(part));
+        (known.map(|(part, _)| Arc::clone(part)).or(part), instance)
+    });
+    Good::Many(Box::new(Many {
+        made: instances.collect(),
+        registered,
+        due: made.due,
+        trouble: made.trouble,
+    }))
+}
+
+/// Takes out the instance that is all there is and all there will be of a registration, if it is one.
+fn lone(registered: &mut Registered) -> Option<(Decoded, std::net::IpAddr)> {
+    match &registered.instances[..] {
+        [
+            Decoded {
+                part: None,
+                host: Host::Ip(address),
+                warm_up: None,
+                ..
+            },
+        ] => {
+            let address = *address;
+            let decoded = registered.instances.pop()?;
+            Some((decoded, address))
+        }
+        _ => None,
     }
 }
 
-/// The path in the ensemble, below the connect string's chroot.
-fn full_path(root: &str, znode: &str) -> String {
-    format!("{}/{znode}", root.trim_end_matches('/'))
+/// What becomes of a znode: the names that it asks for, and when to look at it again.
+fn follow(
+    names: &mut Names,
+    due: &mut BTreeSet<(i64, Arc<str>)>,
+    znode: &Arc<str>,
+    before: Option<&Good>,
+    after: Option<&Good>,
+) {
+    let [before, after] = [before, after].map(|good| match good {
+        Some(Good::Many(many)) => Some(&**many),
+        _ => None,
+    });
+    if let Some(at) = before.and_then(|many| many.due) {
+        due.remove(&(at, Arc::clone(znode)));
+    }
+    if let Some(at) = after.and_then(|many| many.due) {
+        due.insert((at, Arc::clone(znode)));
+    }
+    if before.is_some() || after.is_some() {
+        let [before, after] =
+            [before, after].map(|many| many.map_or(&[][..], |many| &many.registered.instances));
+        names.want(znode, before, after);
+    }
 }
 
 #[cfg(test)]

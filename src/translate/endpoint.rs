@@ -4,8 +4,8 @@
 //! with weight, health and metadata, in a locality for each zone. gRPC ignores endpoint weights but
 //! honours those of localities, so there the healthy instances of one zone and one weight share a
 //! locality whose weight is their sum. Invariant: the order of instances does not matter; whatever
-//! they are, weights on the wire are over 0 and sum up to no more than 32 bits, localities and
-//! addresses are unique, and everything has priority 0. Source: `endpoint.proto`,
+//! they are, weights on the wire are over 0 and sum up to no more than 32 bits, addresses are unique,
+//! localities are within a priority, and priorities are 0, 1 and so on without a gap. Source: `endpoint.proto`,
 //! `endpoint_components.proto`, gRFC A27 and A42.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
@@ -25,22 +25,25 @@ pub(super) struct EnvoyEndpoint<'a> {
     port: u16,
     pub weight: u32,
     health: wire::HealthStatus,
+    priority: u8,
     metadata: &'a Metadata,
 }
 
 /// What a sidecar is told: the encoded assignment.
 pub(super) fn envoy_assignment(service: &Service) -> Vec<u8> {
-    let mut zones: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+    let mut zones: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for instance in service.instances.iter() {
         if let Some(endpoint) = EnvoyEndpoint::new(instance) {
-            zones.entry(zone(instance)).or_default().push(endpoint);
+            let place = (endpoint.priority, zone(instance));
+            zones.entry(place).or_default().push(endpoint);
         }
     }
     let scale = Scale::of(zones.values().flatten().map(|e| u64::from(e.weight)));
     for endpoint in zones.values_mut().flatten() {
         endpoint.weight = scale.apply(u64::from(endpoint.weight));
     }
-    let locality = |(zone, endpoints): (&&str, &Vec<EnvoyEndpoint<'_>>)| {
+    let ranks = Ranks::of(zones.keys().map(|(priority, _)| *priority));
+    let locality = |((priority, zone), endpoints): (&(u8, &str), &Vec<EnvoyEndpoint<'_>>)| {
         // No weight: Maglev spreads over all endpoints of all zones by their own weights.
         wire::LocalityLbEndpoints {
             locality: Some(wire::Locality {
@@ -48,6 +51,7 @@ pub(super) fn envoy_assignment(service: &Service) -> Vec<u8> {
                 sub_zone: String::new(),
             }),
             lb_endpoints: endpoints.iter().map(EnvoyEndpoint::message).collect(),
+            priority: ranks.of_priority(*priority),
             ..wire::LocalityLbEndpoints::default()
         }
     };
@@ -70,6 +74,7 @@ impl<'a> EnvoyEndpoint<'a> {
             // Envoy rejects 0; that a drained one gets no requests is in its health.
             weight: weight.max(1),
             health,
+            priority: instance.priority,
             metadata: &instance.metadata,
         })
     }
@@ -108,6 +113,7 @@ pub(super) struct GrpcEndpoint {
     address: IpAddr,
     port: u16,
     weight: u32,
+    priority: u8,
 }
 
 impl GrpcEndpoint {
@@ -118,6 +124,7 @@ impl GrpcEndpoint {
             address: instance.address,
             port: instance.port,
             weight,
+            priority: instance.priority,
         })
     }
 
@@ -136,7 +143,7 @@ pub(super) fn grpc_assignment(service: &Service) -> Vec<u8> {
     let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for instance in service.instances.iter() {
         if let Some(endpoint) = GrpcEndpoint::new(instance) {
-            let group = groups.entry((zone(instance), endpoint.weight));
+            let group = groups.entry((endpoint.priority, zone(instance), endpoint.weight));
             group.or_default().push(endpoint);
         }
     }
@@ -144,19 +151,22 @@ pub(super) fn grpc_assignment(service: &Service) -> Vec<u8> {
     let scale = Scale::of(
         groups
             .iter()
-            .map(|((_, weight), hosts)| sum(*weight, hosts)),
+            .map(|((_, _, weight), hosts)| sum(*weight, hosts)),
     );
-    let localities = groups
-        .iter()
-        .map(|((zone, weight), hosts)| wire::LocalityLbEndpoints {
-            locality: Some(wire::Locality {
-                zone: (*zone).to_owned(),
-                sub_zone: format!("w{weight}"),
-            }),
-            lb_endpoints: hosts.iter().map(GrpcEndpoint::message).collect(),
-            load_balancing_weight: Some(scale.apply(sum(*weight, hosts))),
-            leds_cluster_locality_config: None,
-        });
+    let ranks = Ranks::of(groups.keys().map(|(priority, ..)| *priority));
+    let localities =
+        groups.iter().map(
+            |((priority, zone, weight), hosts)| wire::LocalityLbEndpoints {
+                locality: Some(wire::Locality {
+                    zone: (*zone).to_owned(),
+                    sub_zone: format!("w{weight}"),
+                }),
+                lb_endpoints: hosts.iter().map(GrpcEndpoint::message).collect(),
+                load_balancing_weight: Some(scale.apply(sum(*weight, hosts))),
+                priority: ranks.of_priority(*priority),
+                leds_cluster_locality_config: None,
+            },
+        );
     assignment(&service.name, localities)
 }
 
@@ -182,6 +192,24 @@ fn endpoint(address: IpAddr, port: u16) -> wire::Endpoint {
     });
     wire::Endpoint {
         address: Some(wire::Address { socket_address }),
+    }
+}
+
+/// The priorities that there are, numbered from 0: clients reject or misread gaps.
+struct Ranks(Vec<u8>);
+
+impl Ranks {
+    /// Of priorities in their order.
+    fn of(priorities: impl Iterator<Item = u8>) -> Self {
+        let mut all: Vec<u8> = priorities.collect();
+        all.dedup();
+        Self(all)
+    }
+
+    fn of_priority(&self, priority: u8) -> u32 {
+        let rank = self.0.iter().position(|p| *p == priority);
+        rank.and_then(|rank| u32::try_from(rank).ok())
+            .unwrap_or_default()
     }
 }
 

@@ -5,7 +5,7 @@
 //! service is large from one instance over a threshold on, and until half of it is left, so that one
 //! that hovers does not flap. Invariants: an endpoint costs what it is, never what its service is; the
 //! hosts, weights, health and zones of both forms are the same. What the form cannot say is told in
-//! the other one: weights that must be scaled down, and names that hold the mark of a stamp.
+//! the other one: weights that must be scaled down, several priorities, and names that hold the mark of a stamp.
 //! Source: `LedsClusterLocalityConfig` in `endpoint_components.proto`, TP1 of the xDS working group.
 
 use std::{
@@ -33,6 +33,8 @@ const AUTHORITY: &str = "meshkeeper";
 pub(super) struct Large {
     /// How many endpoints each has.
     zones: BTreeMap<Arc<str>, usize>,
+    /// How many endpoints have each.
+    priorities: BTreeMap<u8, usize>,
     weight: u64,
     assignment: Option<Version>,
 }
@@ -97,7 +99,7 @@ impl Large {
     pub fn fits(&self, service: &Service) -> bool {
         let marked = |name: &str| name.contains(STAMP);
         let marked = marked(&service.name) || self.zones.keys().any(|zone| marked(zone));
-        u32::try_from(self.weight).is_ok() && !marked
+        u32::try_from(self.weight).is_ok() && !marked && self.priorities.len() <= 1
     }
 
     /// What was told is `before`, what is to be told `after`.
@@ -158,6 +160,7 @@ impl Large {
             Some(count) => *count += 1,
             None => drop(self.zones.insert(member.zone.into(), 1)),
         }
+        *self.priorities.entry(member.instance.priority).or_default() += 1;
     }
 
     fn leave(&mut self, member: &Member<'_>) {
@@ -166,6 +169,12 @@ impl Large {
             *count -= 1;
             if *count == 0 {
                 self.zones.remove(member.zone);
+            }
+        }
+        if let Some(count) = self.priorities.get_mut(&member.instance.priority) {
+            *count -= 1;
+            if *count == 0 {
+                self.priorities.remove(&member.instance.priority);
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! It refuses to know what the resources hold. A cluster and its assignment bear the service's name
 //! as it is, for both kinds of clients; so do a gRPC client's listener and route configuration. A
-//! sidecar has one listener and one route configuration, both [`OUTBOUND`]. Invariant: a host name is
+//! sidecar has one listener and one route configuration, both [`OUTBOUND`]. Invariant: a domain is
 //! lower case, so that Envoy's case-blind look-up and our own comparison agree.
 
 use std::sync::Arc;
@@ -10,9 +10,13 @@ use std::sync::Arc;
 /// The listener and the route configuration of a sidecar.
 pub(super) const OUTBOUND: &str = "outbound";
 
-/// The host name that a service answers to whatever else is registered: its own.
-pub(super) fn host(service: &str) -> String {
-    service.to_lowercase()
+/// What else a service answers to: its own name in lower case, where clients take that for a host
+/// though it is none by RFC 1123. No host name looks like it, so it is in nobody's way.
+pub(super) fn alias(name: &str, host: &str) -> Option<String> {
+    let alias = name.to_ascii_lowercase();
+    let usual = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let labels = !alias.split('.').any(str::is_empty);
+    (alias != host && labels && alias.chars().all(usual)).then_some(alias)
 }
 
 /// What one virtual host of a sidecar's route configuration is called: `outbound/orders.mesh`.
@@ -79,7 +83,14 @@ mod tests {
     }
 
     #[test]
-    fn host_names_are_lower_case() {
-        assert_eq!(host("com.example.OrderService"), "com.example.orderservice");
+    fn a_name_that_is_nearly_a_host_is_answered_too() {
+        for (name, host, expected) in [
+            ("orders", "orders", None),
+            ("User_API", "user-api", Some("user_api")),
+            ("com.foo.Bar:1.0", "com.foo.bar-1.0", None),
+            ("a..b", "a.b", None),
+        ] {
+            assert_eq!(alias(name, host).as_deref(), expected, "{name}");
+        }
     }
 }

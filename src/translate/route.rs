@@ -3,9 +3,9 @@
 //!
 //! It refuses to know instances. [`VirtualHosts`] keeps every virtual host encoded, since repeated
 //! fields of a message may simply follow one another: a change encodes what it touches and joins the
-//! rest. Invariant: no domain stands in it twice. A service's own name always wins; its second name
-//! (`orders.mesh`) gives way to a service that is called so. Nothing else can collide, because names
-//! differ in more than case and one suffix is added to all. Source: `route.proto`, gRFC A27.
+//! rest. Invariant: no domain stands in it twice. A service's own host always wins; its second name
+//! (`orders.mesh`) gives way to a service that is called so. Nothing else can collide, because hosts
+//! differ and one suffix is added to all. Source: `route.proto`, gRFC A27.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,7 +30,10 @@ use super::{
     name::{self, OUTBOUND, Suffix},
     rendering::{RENDERING, Spec, any, render},
 };
-use crate::resource::{Edition, Resource, ResourceType, Version, put_field};
+use crate::{
+    model::Service,
+    resource::{Edition, Resource, ResourceType, Version, put_field},
+};
 
 /// `RouteConfiguration.virtual_hosts`
 const VIRTUAL_HOSTS_FIELD: u32 = 2;
@@ -51,6 +54,7 @@ pub(super) struct VirtualHosts {
 #[derive(Debug)]
 struct Host {
     service: Arc<str>,
+    alias: Option<String>,
     fragment: Option<Fragment>,
 }
 
@@ -73,19 +77,22 @@ impl VirtualHosts {
         }
     }
 
-    pub fn insert(&mut self, service: &Arc<str>) {
-        let host = name::host(service);
-        self.touch(&host);
-        let service = service.clone();
-        let fragment = None;
-        let before = self.hosts.insert(host, Host { service, fragment });
+    /// A service answers to its host, and to its own name where that is nearly one.
+    pub fn insert(&mut self, service: &Service) {
+        let host = &*service.host;
+        self.touch(host);
+        let entry = Host {
+            service: service.name.clone(),
+            alias: name::alias(&service.name, host),
+            fragment: None,
+        };
+        let before = self.hosts.insert(host.to_owned(), entry);
         self.forget(before);
     }
 
-    pub fn remove(&mut self, service: &str) {
-        let host = name::host(service);
-        self.touch(&host);
-        let before = self.hosts.remove(&host);
+    pub fn remove(&mut self, host: &str) {
+        self.touch(host);
+        let before = self.hosts.remove(host);
         self.forget(before);
     }
 
@@ -137,7 +144,11 @@ impl VirtualHosts {
             return;
         };
         let service = &entry.service;
-        let domains: Vec<_> = std::iter::once(host.to_owned()).chain(second).collect();
+        let mut domains: Vec<_> = std::iter::once(host.to_owned()).chain(second).collect();
+        if let Some(alias) = &entry.alias {
+            domains.extend(self.suffix.append(alias));
+            domains.push(alias.clone());
+        }
         let alone = domains.iter().filter_map(|domain| {
             let (service, name) = (service.clone(), name::virtual_host(domain));
             render(DomainHost { service, name }, &mut None)

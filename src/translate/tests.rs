@@ -26,19 +26,15 @@ pub(super) fn instance(at: &str, weight: u32) -> Instance {
         zone: None,
         health: Health::Healthy,
         metadata: Metadata::default(),
-        origin: Origin {
-            root: "/services".into(),
-            znode: format!("x/{at}").into(),
-            format: "plain",
-            czxid: 1,
-            mzxid: 1,
-        },
+        priority: 0,
+        origin: Origin::default(),
     }
 }
 
 pub(super) fn service(name: &str, instances: impl IntoIterator<Item = Instance>) -> Arc<Service> {
     Arc::new(Service {
         name: name.into(),
+        host: name.to_lowercase().into(),
         registry: "main".into(),
         instances: instances.into_iter().map(Arc::new).collect(),
     })

@@ -27,6 +27,8 @@ pub(super) struct LocalityLbEndpoints {
     /// prost's `u32` message is a `google.protobuf.UInt32Value`.
     #[prost(message, optional, tag = "3")]
     pub load_balancing_weight: Option<u32>,
+    #[prost(uint32, tag = "5")]
+    pub priority: u32,
     #[prost(message, optional, tag = "8")]
     pub leds_cluster_locality_config: Option<LedsClusterLocalityConfig>,
 }

@@ -31,7 +31,10 @@ use bytes::Bytes;
 
 use self::mirror::Mirror;
 pub use self::mirror::Tally;
-use crate::registry::{Batch, Stat};
+use crate::registry::{
+    Batch, Stat,
+    layout::{Layout, Role},
+};
 
 /// How the ensemble tells of changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,8 +134,7 @@ enum Again {
 
 #[derive(Debug)]
 pub struct Tree {
-    /// How many levels below the root are mirrored.
-    depth: usize,
+    layout: Layout,
     watches: Watches,
     phase: Phase,
     mirror: Mirror,
@@ -146,10 +148,10 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Mirrors `depth` levels below the root (2: services and their instances).
-    pub fn new(depth: usize) -> Self {
+    /// Mirrors what has a place in the layout.
+    pub fn new(layout: Layout) -> Self {
         Self {
-            depth,
+            layout,
             watches: Watches::Recursive,
             phase: Phase::Detached,
             mirror: Mirror::default(),
@@ -235,14 +237,17 @@ impl Tree {
         }
     }
 
-    /// A watch fired. Paths deeper than what is mirrored may come; they mean nothing here.
+    /// A watch fired. Paths without a place in the layout may come; they mean nothing here.
     pub fn event(&mut self, change: Change, path: &str) {
         match self.phase {
-            Phase::Loading | Phase::Synced if depth_of(path) > self.depth => {}
-            Phase::Loading | Phase::Synced => match self.watches {
-                Watches::Recursive => self.recursive_event(change, path),
-                Watches::OneShot => self.one_shot_event(change, path),
-            },
+            Phase::Loading | Phase::Synced => {
+                let role = self.layout.role(path);
+                match self.watches {
+                    _ if role == Role::Nothing => {}
+                    Watches::Recursive => self.recursive_event(change, path, role),
+                    Watches::OneShot => self.one_shot_event(change, path, role),
+                }
+            }
             Phase::RootAbsent if change == Change::Created && path.is_empty() => self.begin_load(),
             _ => {}
         }
@@ -268,6 +273,7 @@ impl Tree {
         Batch {
             complete: std::mem::take(&mut self.complete),
             events: self.mirror.take(),
+            stale: false,
             observed: None,
         }
     }
@@ -322,9 +328,8 @@ impl Tree {
         self.pending.get(request).is_some_and(|p| p.in_flight)
     }
 
-    fn recursive_event(&mut self, change: Change, path: &str) {
-        let depth = depth_of(path);
-        if depth == 0 {
+    fn recursive_event(&mut self, change: Change, path: &str, role: Role) {
+        if path.is_empty() {
             // Its children tell of themselves; only an answer on its way could be too old.
             let list = Request::List(Arc::from(""));
             if self.is_in_flight(&list) {
@@ -338,7 +343,7 @@ impl Tree {
                 self.mirror.revive(path);
                 self.want(read, Again::Discard);
             }
-            Change::Changed if depth == self.depth => self.want(read, Again::Confirm),
+            Change::Changed if role == Role::Leaf => self.want(read, Again::Confirm),
             Change::Deleted if self.is_in_flight(&read) => self.want(read, Again::Discard),
             Change::Deleted => {
                 self.mirror.remove(path);
@@ -352,8 +357,8 @@ impl Tree {
 
     /// One-shot watches of several sessions have no common order, so an event is no more than a
     /// reason to ask.
-    fn one_shot_event(&mut self, change: Change, path: &str) {
-        let leaf = depth_of(path) == self.depth;
+    fn one_shot_event(&mut self, change: Change, path: &str, role: Role) {
+        let leaf = role == Role::Leaf;
         let path = Arc::from(path);
         match change {
             Change::Children => self.want(Request::List(path), Again::Confirm),
@@ -389,7 +394,7 @@ impl Tree {
 
     /// A leaf changes with its data; of an inner znode only its birth matters.
     fn read(&mut self, path: &Arc<str>, data: Bytes, stat: Stat) {
-        if depth_of(path) == self.depth {
+        if self.is_leaf(path) {
             self.mirror.put(path, (stat.mzxid, stat.mtime), data, stat);
         } else {
             let birth = (stat.czxid, stat.ctime);
@@ -409,7 +414,7 @@ impl Tree {
     fn read_absent(&mut self, path: &str) {
         if self.watches == Watches::Recursive {
             self.mirror.remove(path);
-        } else if depth_of(path) == self.depth {
+        } else if self.is_leaf(path) {
             self.mirror.remove(path);
             let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
             if !parent.is_empty() && self.mirror.children(parent).is_empty() {
@@ -450,7 +455,9 @@ impl Tree {
         }
         for name in names {
             let child = join(parent, name);
-            let request = self.own_request(&child);
+            let Some(request) = self.own_request(&child) else {
+                continue;
+            };
             if load {
                 self.enqueue(request, true);
             } else if !self.mirror.holds(&child) || self.is_in_flight(&request) {
@@ -464,12 +471,16 @@ impl Tree {
     }
 
     /// What decides whether a znode is there, and sets its one-shot watch.
-    fn own_request(&self, path: &Arc<str>) -> Request {
-        if depth_of(path) == self.depth {
-            Request::Read(Arc::clone(path))
-        } else {
-            Request::List(Arc::clone(path))
+    fn own_request(&self, path: &Arc<str>) -> Option<Request> {
+        match self.layout.role(path) {
+            Role::Leaf => Some(Request::Read(Arc::clone(path))),
+            Role::Inner => Some(Request::List(Arc::clone(path))),
+            Role::Nothing => None,
         }
+    }
+
+    fn is_leaf(&self, path: &str) -> bool {
+        self.layout.role(path) == Role::Leaf
     }
 
     /// Asks for the children that are held but not in `names`. Whether there are any.
@@ -480,17 +491,14 @@ impl Tree {
             let name = child.rsplit_once('/').map_or(&**child, |(_, name)| name);
             !names.contains(name)
         });
-        for child in &children {
-            self.want(self.own_request(child), Again::Discard);
+        for request in children
+            .iter()
+            .filter_map(|child| self.own_request(child))
+            .collect::<Vec<_>>()
+        {
+            self.want(request, Again::Discard);
         }
         !children.is_empty()
-    }
-}
-
-fn depth_of(path: &str) -> usize {
-    match path {
-        "" => 0,
-        _ => 1 + path.bytes().filter(|b| *b == b'/').count(),
     }
 }
 

@@ -38,8 +38,6 @@ use super::{
 };
 use crate::registry::Batch;
 
-/// Services and their instances.
-const DEPTH: usize = 2;
 /// Requests that travel as one, and how many such batches travel at once: 500 at depth 4 read a
 /// server out as fast as any (400,000 znodes a second and more).
 const BATCH: usize = 500;
@@ -138,7 +136,7 @@ impl Watcher {
         };
         Ok(Self {
             paths: Arc::new(Paths::new(&config.root, address.chroot.is_empty())),
-            tree: Tree::new(DEPTH),
+            tree: Tree::new(config.layout.clone()),
             arrivals: Arrivals::default(),
             only_one_shot: false,
             batch: FIRST_BATCH,
@@ -215,7 +213,7 @@ impl Watcher {
             }
         };
         info!(registry = %self.config.name, "the server knows no recursive watches (before 3.6): using one-shot watches");
-        let mut link = OneShot::new(client, &self.config, Arc::clone(&self.paths), DEPTH);
+        let mut link = OneShot::new(client, &self.config, Arc::clone(&self.paths));
         let end = self.drive(&mut link, Watches::OneShot, stop).await?;
         Ok(finish(link, end).await)
     }

@@ -123,17 +123,7 @@ fn what_a_registry_would_refuse_is_refused_here() {
             "{problems}"
         );
     }
-    for text in [
-        "",
-        ".",
-        "..",
-        "a/b",
-        "a\n",
-        "a b",
-        "orders:v2",
-        "-a",
-        "bücher",
-    ] {
+    for text in ["", ".", "..", "a/b", "a\n", "a b", "orders|v2", "-"] {
         assert!(service(text).is_err(), "{text}");
     }
 }

@@ -17,12 +17,15 @@ use serde::{
 use serde_json::{Map, Value};
 
 use super::{
-    Decoded, Format, Znode, field,
+    Format, Znode, field,
     json::{missing, parse},
 };
 use crate::{
     model::Health,
-    registry::reason::{Reason, shown},
+    registry::{
+        reason::{Reason, shown},
+        registration::{Decoded, Host, Registration},
+    },
 };
 
 #[derive(Debug)]
@@ -50,7 +53,7 @@ impl Format for Curator {
         znode.object().is_some_and(has_telling_key)
     }
 
-    fn decode(&self, znode: &Znode<'_>) -> Result<Decoded, Reason> {
+    fn decode(&self, znode: &Znode<'_>) -> Result<Registration, Reason> {
         let instance: ServiceInstance = parse(znode)?;
         let address = field::text("address", instance.address.as_ref())?
             .ok_or_else(|| missing("address", "register an IP address"))?;
@@ -60,10 +63,12 @@ impl Format for Curator {
         let payload = Payload::of(instance.payload);
 
         let mut decoded = Decoded {
+            part: None,
             id,
-            address: field::address(&address)?,
+            host: Host::Ip(field::address(&address)?),
             port,
             weight: field::weight(payload.setting("weight"))?,
+            warm_up: None,
             zone: field::text("zone", payload.setting("zone"))?,
             health: payload.health(enabled)?,
             metadata: payload.metadata(),
@@ -72,7 +77,7 @@ impl Format for Curator {
             let entry = decoded.metadata.entry("sslPort".to_owned());
             entry.or_insert_with(|| port.to_string());
         }
-        Ok(decoded)
+        Ok(Registration::Instances(vec![decoded]))
     }
 }
 

@@ -69,15 +69,24 @@ pub(super) fn port(field: &str, value: &Value) -> Result<u16, Reason> {
 
 /// A weight as a number or as its digits; the default where there is none.
 pub(super) fn weight(value: Option<&Value>) -> Result<Weight, Reason> {
-    let Some(value) = value.filter(|v| !is_blank(v)) else {
-        return Ok(Weight::default());
-    };
+    match value.filter(|v| !is_blank(v)) {
+        Some(value) => whole_weight("weight", value),
+        None => Ok(Weight::default()),
+    }
+}
+
+/// A weight that stands under `key` in the metadata.
+pub fn weight_under(key: &str, text: &str) -> Result<Weight, Reason> {
+    whole_weight(key, &Value::from(text))
+}
+
+fn whole_weight(field: &str, value: &Value) -> Result<Weight, Reason> {
     integer(value)
         .and_then(|n| u32::try_from(n).ok())
         .and_then(Weight::new)
         .ok_or_else(|| {
             let range = format!("use a whole number of 0..={}", Weight::MAX.get());
-            refuse("weight", value, &range)
+            refuse(field, value, &range)
         })
 }
 

@@ -13,6 +13,7 @@ use std::{
 use serde_json::{Value, json};
 
 use super::*;
+use crate::registry::registration::{Decoded, Host};
 
 fn testdata() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src/registry/format/testdata")
@@ -45,22 +46,35 @@ pub(super) fn cases() -> Vec<(String, PathBuf, Vec<u8>)> {
     cases
 }
 
-fn readable(outcome: &Result<(&str, Decoded), Rejected>) -> Value {
+fn readable(outcome: &Result<(&str, Registration), Rejected>) -> Value {
     match outcome {
-        Ok((format, d)) => json!({
+        Ok((format, Registration::Instances(instances))) => json!({
             "format": format,
-            "instance": {
-                "id": d.id,
-                "address": d.address,
-                "port": d.port,
-                "weight": d.weight,
-                "zone": d.zone,
-                "health": format!("{:?}", d.health),
-                "metadata": d.metadata,
-            },
+            "instances": instances.iter().map(instance).collect::<Vec<_>>(),
+        }),
+        Ok((format, Registration::Weights(factors))) => json!({
+            "format": format,
+            "weights": factors.iter().map(|f| format!("{f:?}")).collect::<Vec<_>>(),
         }),
         Err(rejected) => json!({ "format": rejected.format, "rejected": rejected.reason }),
     }
+}
+
+fn instance(decoded: &Decoded) -> Value {
+    json!({
+        "part": decoded.part,
+        "id": decoded.id,
+        "host": match &decoded.host {
+            Host::Ip(address) => address.to_string(),
+            Host::Name(name) => format!("{name}, to be resolved"),
+        },
+        "port": decoded.port,
+        "weight": decoded.weight,
+        "warmUp": decoded.warm_up.map(|w| format!("{w:?}")),
+        "zone": decoded.zone,
+        "health": format!("{:?}", decoded.health),
+        "metadata": decoded.metadata,
+    })
 }
 
 #[test]

@@ -9,8 +9,14 @@ use std::{collections::BTreeMap, net::IpAddr};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Decoded, Format, Znode, field};
-use crate::{model::Health, registry::reason::Reason};
+use super::{Format, Znode, field};
+use crate::{
+    model::Health,
+    registry::{
+        reason::Reason,
+        registration::{Decoded, Host, Registration},
+    },
+};
 
 #[derive(Debug)]
 pub(super) struct Json;
@@ -37,23 +43,25 @@ impl Format for Json {
         znode.object().is_some()
     }
 
-    fn decode(&self, znode: &Znode<'_>) -> Result<Decoded, Reason> {
+    fn decode(&self, znode: &Znode<'_>) -> Result<Registration, Reason> {
         let payload: Payload = parse(znode)?;
-        Ok(Decoded {
+        Ok(Registration::Instances(vec![Decoded {
+            part: None,
             id: field::text("id", payload.id.as_ref())?,
-            address: payload.address()?,
+            host: Host::Ip(payload.address()?),
             port: match payload.port.as_ref() {
                 Some(port) => field::port("port", port)?,
                 None => return Err(missing("port", "add \"port\": 1..=65535")),
             },
             weight: field::weight(payload.weight.as_ref())?,
+            warm_up: None,
             zone: field::text("zone", payload.zone.as_ref())?,
             health: payload.health()?,
             metadata: match payload.metadata {
                 Some(Value::Object(entries)) => field::metadata(entries),
                 _ => BTreeMap::new(),
             },
-        })
+        }]))
     }
 }
 

@@ -8,10 +8,13 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{Decoded, Format, Znode, field};
+use super::{Format, Znode, field};
 use crate::{
     model::{Health, Weight},
-    registry::reason::{Reason, quoted},
+    registry::{
+        reason::{Reason, quoted},
+        registration::{Decoded, Host, Registration},
+    },
 };
 
 #[derive(Debug)]
@@ -27,17 +30,19 @@ impl Format for Plain {
         znode.text().is_ok_and(|text| !text.starts_with('{'))
     }
 
-    fn decode(&self, znode: &Znode<'_>) -> Result<Decoded, Reason> {
+    fn decode(&self, znode: &Znode<'_>) -> Result<Registration, Reason> {
         let (host, port) = split(znode.text()?)?;
-        Ok(Decoded {
+        Ok(Registration::Instances(vec![Decoded {
+            part: None,
             id: None,
-            address: field::address(host)?,
+            host: Host::Ip(field::address(host)?),
             port: digits(port)?,
             weight: Weight::default(),
+            warm_up: None,
             zone: None,
             health: Health::Healthy,
             metadata: BTreeMap::new(),
-        })
+        }]))
     }
 }
 

@@ -3,6 +3,10 @@
 use proptest::{prelude::*, sample::Index};
 
 use super::{golden::cases, *};
+use crate::{
+    model::Weight,
+    registry::registration::{Decoded, Host},
+};
 
 /// A valid or invalid payload of the golden set, with bytes overwritten, dropped and doubled.
 fn mutated() -> impl Strategy<Value = Vec<u8>> {
@@ -82,21 +86,44 @@ fn check(data: &[u8]) {
     }
 }
 
-fn check_outcome(outcome: Result<Decoded, String>) {
-    let plain = |text: &String| !text.contains(char::is_control);
+fn plain(text: &str) -> bool {
+    !text.contains(char::is_control)
+}
+
+fn check_instance(decoded: &Decoded) {
+    assert!(decoded.port > 0 && decoded.weight <= Weight::MAX);
+    match &decoded.host {
+        Host::Ip(address) => {
+            assert!(!address.is_unspecified() && !address.is_multicast());
+            assert_eq!(*address, address.to_canonical());
+        }
+        Host::Name(name) => {
+            assert!(!name.is_empty() && plain(name) && !name.ends_with('.'));
+            assert_eq!(name.to_lowercase(), **name);
+        }
+    }
+    let texts = [&decoded.zone, &decoded.id, &decoded.part];
+    assert!(
+        texts
+            .into_iter()
+            .flatten()
+            .all(|t| plain(t) && !t.is_empty())
+    );
+    assert!(decoded.metadata.iter().all(|(k, v)| plain(k) && plain(v)));
+}
+
+fn check_outcome(outcome: Result<Registration, String>) {
     match outcome {
-        Ok(decoded) => {
-            assert!(decoded.port > 0 && decoded.weight <= Weight::MAX);
-            assert!(!decoded.address.is_unspecified() && !decoded.address.is_multicast());
-            assert_eq!(decoded.address, decoded.address.to_canonical());
+        Ok(Registration::Instances(instances)) => {
+            assert!(!instances.is_empty());
+            instances.iter().for_each(check_instance);
+        }
+        Ok(Registration::Weights(factors)) => {
             assert!(
-                decoded
-                    .zone
+                factors
                     .iter()
-                    .chain(&decoded.id)
-                    .all(|t| plain(t) && !t.is_empty())
+                    .all(|f| f.weight.is_finite() && f.weight >= 0.0)
             );
-            assert!(decoded.metadata.iter().all(|(k, v)| plain(k) && plain(v)));
         }
         Err(reason) => {
             assert!(!reason.is_empty() && plain(&reason));

@@ -6,12 +6,15 @@ use bytes::Bytes;
 use proptest::{prelude::*, sample::select};
 
 use super::*;
-use crate::registry::FormatChoice;
+use crate::{
+    model::{Instance, Origin, Socket, Touched},
+    registry::{FormatChoice, Layout, Shape},
+};
 
 const FORMAT: FormatChoice = FormatChoice::Auto;
 
 /// Names that collide in case, and some that cannot be served.
-const SERVICES: [&str; 6] = ["orders", "Orders", "ORDERS", "users", "a|b", "-x"];
+const SERVICES: [&str; 6] = ["orders", "Orders", "ORDERS", "users", "a|b", "--"];
 const ZNODES: [&str; 4] = ["i-1", "i-2", "i-3", "i-4"];
 const PAYLOADS: [&str; 7] = [
     "10.0.0.7:80",
@@ -250,7 +253,12 @@ fn index() -> Index {
     Index::new(Config {
         name: "main".to_owned(),
         root: "/services".to_owned(),
+        layout: Layout::flat(),
         format: FORMAT,
+        priority: 0,
+        required: true,
+        ttl: None,
+        shape: Shape::default(),
     })
 }
 
@@ -267,16 +275,9 @@ fn serving(view: &View) -> BTreeMap<String, Vec<(String, String)>> {
 
 /// The services as a client could see them: without origins.
 fn visible(view: &View) -> BTreeMap<Arc<str>, Vec<Instance>> {
-    let origin = || Origin {
-        root: "".into(),
-        znode: "".into(),
-        format: "",
-        czxid: 0,
-        mzxid: 0,
-    };
     let bare = |i: &Arc<Instance>| Instance {
         own_id: Some(i.id().into()),
-        origin: origin(),
+        origin: Origin::default(),
         ..Instance::clone(i)
     };
     let services = view.services.iter();
@@ -314,7 +315,7 @@ proptest! {
         for steps in batches {
             let before = index.view();
             let events = steps.into_iter().filter_map(|step| tree.take(step)).collect();
-            let changes = index.apply(Batch { events, ..Batch::default() });
+            let changes = index.apply(Batch { events, ..Batch::default() }, 0);
             let view = index.view();
 
             prop_assert_eq!(changes, differing(&before, &view));
@@ -326,7 +327,7 @@ proptest! {
             prop_assert_eq!(index.counts(), counts);
         }
         let mut anew = self::index();
-        anew.apply(Batch { events: tree.story(), complete: true, observed: None });
+        anew.apply(Batch { events: tree.story(), complete: true, ..Batch::default() }, 0);
         prop_assert_eq!(&anew.view().services, &index.view().services);
         prop_assert_eq!(&anew.view().rejected, &index.view().rejected);
     }

@@ -3,13 +3,24 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::{model::Health, registry::FormatChoice};
+use crate::{
+    model::{Health, Instance, Origin, Weight},
+    registry::{
+        FormatChoice, Layout, Shape,
+        registration::{Factor, Select, WarmUp},
+    },
+};
 
 fn index() -> Index {
     Index::new(Config {
         name: "main".to_owned(),
         root: "/services".to_owned(),
+        layout: Layout::flat(),
         format: FormatChoice::Auto,
+        priority: 0,
+        required: true,
+        ttl: None,
+        shape: Shape::default(),
     })
 }
 
@@ -35,7 +46,7 @@ fn apply(index: &mut Index, events: impl Into<Vec<Event>>) -> Vec<String> {
         events: events.into(),
         ..Batch::default()
     };
-    let changes = index.apply(batch);
+    let changes = index.apply(batch, 0);
     let counts = index.counts();
     let view = index.view();
     assert_eq!(counts.services, view.services.len());
@@ -104,11 +115,15 @@ fn the_instance_says_where_it_comes_from() {
     let instance = service.instances.iter().next().unwrap();
     assert_eq!(instance.id(), "i-1");
     let expected = Origin {
-        root: "/services".into(),
+        source: Arc::new(Source {
+            registry: "main".into(),
+            root: "/services".into(),
+        }),
         znode: "orders/i-1".into(),
         format: "plain",
         czxid: 2,
         mzxid: 3,
+        session: 0,
     };
     assert_eq!(instance.origin, expected);
 }
@@ -341,7 +356,7 @@ fn of_names_that_differ_in_case_the_older_wins() {
     assert_eq!(served(&index, "Orders"), ["10.0.0.8:80 i-1"]);
     assert_eq!(
         reason(&index, "/services/orders").unwrap(),
-        "the name differs from the older service `Orders` in case only; rename one"
+        "the host name orders belongs to the older service `Orders`; rename one"
     );
     assert_eq!(
         index.counts().rejected,
@@ -443,10 +458,13 @@ fn it_is_loaded_after_the_first_complete_batch() {
     let mut index = index();
     apply(&mut index, [put("orders", "", 1, 1)]);
     assert!(!index.loaded());
-    index.apply(Batch {
-        complete: true,
-        ..Batch::default()
-    });
+    index.apply(
+        Batch {
+            complete: true,
+            ..Batch::default()
+        },
+        0,
+    );
     assert!(index.loaded());
     apply(&mut index, [delete("orders")]);
     assert!(index.loaded());
@@ -465,9 +483,9 @@ fn a_view_stays_as_it_was_taken() {
 fn a_rejection_is_told_once_for_each_reason_and_not_when_it_was_mended() {
     let mut index = index();
     let taken = |index: &mut Index| index.take_rejections().into_keys().collect::<Vec<_>>();
-    apply(&mut index, [put("orders", "", 1, 1), put("-x", "", 2, 2)]);
+    apply(&mut index, [put("orders", "", 1, 1), put("--", "", 2, 2)]);
     apply(&mut index, [put("orders/i-1", "bad", 3, 3)]);
-    assert_eq!(taken(&mut index), ["/services/-x", "/services/orders/i-1"]);
+    assert_eq!(taken(&mut index), ["/services/--", "/services/orders/i-1"]);
     apply(&mut index, [put("orders/i-1", "bad", 3, 4)]);
     assert_eq!(taken(&mut index), [""; 0]);
     apply(&mut index, [put("orders/i-1", "10.0.0.7:99999", 3, 5)]);
@@ -476,4 +494,343 @@ fn a_rejection_is_told_once_for_each_reason_and_not_when_it_was_mended() {
     apply(&mut index, [put("orders/i-1", "bad", 6, 6)]);
     apply(&mut index, [put("orders/i-1", "10.0.0.7:80", 6, 7)]);
     assert_eq!(taken(&mut index), [""; 0]);
+}
+
+/// An index of another layout and format.
+fn laid_out(layout: &str) -> Index {
+    Index::new(Config {
+        layout: layout.parse().unwrap(),
+        ..index().config
+    })
+}
+
+fn names(index: &Index) -> Vec<String> {
+    let services = index.view().services;
+    services.keys().map(ToString::to_string).collect()
+}
+
+/// Addresses and weights of what a service serves.
+fn weights(index: &Index, service: &str) -> Vec<(String, u32)> {
+    let view = index.view();
+    let instances = view.services.get(service).map(|s| s.instances.clone());
+    let weight = |i: &Arc<Instance>| (i.address.to_string(), i.weight.get());
+    instances.unwrap_or_default().iter().map(weight).collect()
+}
+
+fn decoded(host: Host) -> Decoded {
+    Decoded {
+        part: None,
+        id: None,
+        host,
+        port: 80,
+        weight: Weight::default(),
+        warm_up: None,
+        zone: None,
+        health: Health::Healthy,
+        metadata: BTreeMap::new(),
+    }
+}
+
+fn ip(last: u8) -> Host {
+    Host::Ip([10, 0, 0, last].into())
+}
+
+/// Registers what a decoder might make, whatever format writes it.
+fn register(index: &mut Index, path: &str, what: Registration, now: i64) -> Changes {
+    let stat = Stat {
+        czxid: 1,
+        mtime: now,
+        ..Stat::default()
+    };
+    let mut dirty = Dirty::new();
+    let Place::Instance(service) = index.config.layout.place(path) else {
+        panic!("{path} is no instance");
+    };
+    let (service, _) = index.base(service, &mut dirty);
+    let read = index.shaped(&path.into(), stat, "test", what);
+    index.register(&service, &path.into(), 1, read, now, &mut dirty);
+    index.settle(dirty)
+}
+
+#[test]
+fn a_service_is_named_by_several_levels() {
+    let mut index = laid_out("*/*/*");
+    let changes = apply(
+        &mut index,
+        [
+            put("prod", "", 1, 1),
+            put("prod/hello", "", 2, 2),
+            put("prod/hello/i", "10.0.0.1:80", 3, 3),
+            put("test/hello/i", "10.0.0.2:80", 4, 4),
+        ],
+    );
+    assert_eq!(changes, ["prod.hello", "test.hello"]);
+    assert_eq!(served(&index, "prod.hello"), ["10.0.0.1:80 i"]);
+    assert_eq!(apply(&mut index, [delete("prod")]), ["prod.hello"]);
+    assert_eq!(names(&index), ["test.hello"]);
+}
+
+#[test]
+fn a_service_with_a_level_before_its_instances_exists_by_these_alone() {
+    let mut index = Index::new(Config {
+        layout: Layout::mixed(),
+        ..index().config
+    });
+    apply(&mut index, [put("com.foo.Bar", "", 1, 1)]);
+    assert_eq!(names(&index), ["com.foo.Bar"]);
+    let consumers = put("com.foo.Bar/consumers", "", 2, 2);
+    assert_eq!(apply(&mut index, [consumers]), ["com.foo.Bar"]);
+    assert_eq!(names(&index), [""; 0]);
+    apply(
+        &mut index,
+        [
+            put("com.foo.Bar/providers", "", 3, 3),
+            put("com.foo.Bar/providers/i", "10.0.0.1:80", 4, 4),
+            put("com.foo.Bar/providers/bad", "x", 5, 5),
+        ],
+    );
+    assert_eq!(served(&index, "com.foo.Bar"), ["10.0.0.1:80 i"]);
+    assert!(reason(&index, "/services/com.foo.Bar/providers/bad").is_some());
+    let changes = apply(&mut index, [delete("com.foo.Bar/providers")]);
+    assert_eq!(changes, ["com.foo.Bar"]);
+    assert_eq!(index.counts(), Counts::default());
+    // What is wrong is shown also where nothing is right.
+    apply(&mut index, [put("com.foo.Bar/providers/bad", "x", 5, 5)]);
+    assert!(reason(&index, "/services/com.foo.Bar/providers/bad").is_some());
+}
+
+#[test]
+fn a_part_is_a_service_of_its_own_while_it_has_instances() {
+    let mut index = index();
+    let admin = || Decoded {
+        part: Some("admin".to_owned()),
+        port: 90,
+        ..decoded(ip(1))
+    };
+    let both = Registration::Instances(vec![decoded(ip(1)), admin()]);
+    let changes = register(&mut index, "orders/i", both.clone(), 0);
+    assert_eq!(changes.len(), 2);
+    assert_eq!(names(&index), ["orders", "orders:admin"]);
+    assert_eq!(&*index.view().services["orders:admin"].host, "orders-admin");
+    assert_eq!(index.counts().instances, 2);
+    assert!(register(&mut index, "orders/i", both, 0).is_empty());
+    let own = Registration::Instances(vec![decoded(ip(1))]);
+    let changes = register(&mut index, "orders/i", own, 0);
+    assert_eq!(
+        changes.keys().map(|n| &**n).collect::<Vec<_>>(),
+        ["orders:admin"]
+    );
+    assert_eq!(names(&index), ["orders"]);
+    // A service that is really called so is older or younger, and one of the two is served.
+    apply(&mut index, [put("orders-admin", "", 9, 9)]);
+    register(
+        &mut index,
+        "orders/i",
+        Registration::Instances(vec![admin()]),
+        0,
+    );
+    assert_eq!(names(&index), ["orders", "orders-admin"]);
+    assert!(
+        reason(&index, "/services/orders:admin")
+            .unwrap()
+            .contains("orders-admin")
+    );
+    apply(&mut index, [delete("orders-admin")]);
+    assert_eq!(names(&index), ["orders", "orders:admin"]);
+    assert_eq!(reason(&index, "/services/orders:admin"), None);
+}
+
+#[test]
+fn a_weight_ramps_up_while_time_goes_on() {
+    let mut index = index();
+    let warm_up = Some(WarmUp {
+        since: 1_000,
+        lasts: 100_000,
+    });
+    let warming = Decoded {
+        warm_up,
+        ..decoded(ip(1))
+    };
+    register(
+        &mut index,
+        "s/i",
+        Registration::Instances(vec![warming]),
+        1_000,
+    );
+    assert_eq!(weights(&index, "s"), [("10.0.0.1".to_owned(), 1)]);
+    assert!(index.tick(10_999).is_empty());
+    let mut seen = Vec::new();
+    while let Some(due) = index.due() {
+        assert_eq!(index.tick(due).len(), 1);
+        seen.push(weights(&index, "s")[0].1);
+    }
+    assert_eq!(seen, [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]);
+}
+
+#[test]
+fn factors_multiply_the_weights_of_what_they_select_and_go_with_their_znodes() {
+    let mut index = index();
+    let shard = Decoded {
+        metadata: BTreeMap::from([("shard".to_owned(), "2".to_owned())]),
+        ..decoded(ip(2))
+    };
+    register(
+        &mut index,
+        "s/m_1",
+        Registration::Instances(vec![decoded(ip(1))]),
+        0,
+    );
+    register(&mut index, "s/m_2", Registration::Instances(vec![shard]), 0);
+    let factor = |select, weight| Factor { select, weight };
+    let vector = Registration::Weights(vec![
+        factor(Select::Member("m_1".to_owned()), 0.5),
+        factor(
+            Select::Socket {
+                host: ip(1),
+                port: 80,
+            },
+            0.5,
+        ),
+        factor(Select::Shard(2), 2.0),
+        factor(Select::Shard(3), 0.0),
+    ]);
+    let changes = register(&mut index, "s/vector_1", vector, 0);
+    assert_eq!(changes.len(), 1);
+    let is = |index: &Index| {
+        weights(index, "s")
+            .into_iter()
+            .map(|(_, w)| w)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(is(&index), [25, 200]);
+    // A member that comes later is multiplied too.
+    register(
+        &mut index,
+        "s/m_1",
+        Registration::Instances(vec![decoded(ip(1))]),
+        0,
+    );
+    assert_eq!(is(&index), [25, 200]);
+    let more = Registration::Weights(vec![factor(Select::Shard(2), 0.25)]);
+    register(&mut index, "s/vector_2", more, 0);
+    assert_eq!(is(&index), [25, 50]);
+    apply(&mut index, [delete("s/vector_1")]);
+    assert_eq!(is(&index), [100, 25]);
+    apply(&mut index, [delete("s/vector_2")]);
+    assert_eq!(is(&index), [100, 100]);
+}
+
+#[test]
+fn a_host_name_is_served_once_it_is_resolved_and_follows_its_addresses() {
+    let mut index = index();
+    let named = Registration::Instances(vec![decoded(Host::Name("db".into()))]);
+    register(&mut index, "s/i", named, 0);
+    assert_eq!(
+        index
+            .wanted_hosts()
+            .iter()
+            .map(|n| &**n)
+            .collect::<Vec<_>>(),
+        ["db"]
+    );
+    let path = "/services/s/i";
+    assert!(reason(&index, path).unwrap().contains("is being resolved"));
+    let of = |last: &[u8]| Ok(last.iter().map(|n| [10, 0, 0, *n].into()).collect());
+    assert_eq!(index.resolved("db", of(&[1, 2]), 0).len(), 1);
+    assert_eq!(weights(&index, "s").len(), 2);
+    assert_eq!(reason(&index, path), None);
+    assert!(index.resolved("db", of(&[1, 2]), 0).is_empty());
+    assert_eq!(index.resolved("db", of(&[2]), 0).len(), 1);
+    assert_eq!(served(&index, "s"), ["10.0.0.2:80 i"]);
+    index.resolved("db", Err("no such name".to_owned()), 0);
+    assert!(reason(&index, path).unwrap().contains("no such name"));
+    apply(&mut index, [delete("s/i")]);
+    assert!(index.wanted_hosts().is_empty());
+    assert!(index.resolved("db", of(&[1]), 0).is_empty());
+}
+
+#[test]
+fn what_nobody_writes_lapses_but_never_while_zookeeper_is_away() {
+    let mut index = Index::new(Config {
+        ttl: Some(std::time::Duration::from_secs(10)),
+        ..index().config
+    });
+    let lapsed = |index: &Index| {
+        let view = index.view();
+        let instances = view.services["s"].instances.clone();
+        instances.iter().next().unwrap().health != Health::Healthy
+    };
+    let written = |mtime: i64| Event::Put {
+        path: "s/i".into(),
+        data: Bytes::from_static(b"10.0.0.1:80"),
+        stat: Stat {
+            mtime,
+            ..Stat::default()
+        },
+    };
+    let batch = |events: Vec<Event>, complete, stale| Batch {
+        events,
+        complete,
+        stale,
+        ..Batch::default()
+    };
+    index.apply(batch(vec![written(0)], true, false), 0);
+    assert_eq!(index.due(), Some(10_000));
+    // Touched in time, it lives on.
+    assert!(
+        index
+            .apply(batch(vec![written(5_000)], false, false), 5_000)
+            .is_empty()
+    );
+    assert!(index.tick(10_000).is_empty());
+    assert_eq!(index.due(), Some(15_000));
+    // ZooKeeper goes, and nobody can write.
+    index.apply(batch(vec![], false, true), 6_000);
+    assert!(index.tick(60_000).is_empty());
+    assert!(!lapsed(&index));
+    index.apply(batch(vec![], true, false), 70_000);
+    assert!(!lapsed(&index));
+    assert_eq!(index.due(), Some(80_000));
+    assert_eq!(index.tick(80_000).len(), 1);
+    assert!(lapsed(&index));
+    // What has lapsed stays so over the next outage, until it is written.
+    index.apply(batch(vec![], false, true), 90_000);
+    index.apply(batch(vec![], true, false), 95_000);
+    assert!(lapsed(&index));
+    index.apply(batch(vec![written(96_000)], false, false), 96_000);
+    assert!(!lapsed(&index));
+}
+
+#[test]
+fn what_the_configuration_leaves_out_is_not_served_and_what_it_renames_is_called_so() {
+    let shape = Shape {
+        exclude: vec![crate::registry::shape::Glob::new("internal-*")],
+        rename: vec![crate::registry::shape::Rename::new("com.foo.*", "*").unwrap()],
+        networks: vec!["10.0.0.0/24".parse().unwrap()],
+        ..Shape::default()
+    };
+    let mut index = Index::new(Config {
+        shape,
+        ..index().config
+    });
+    apply(
+        &mut index,
+        [
+            put("internal-x", "", 1, 1),
+            put("internal-x/i", "garbage", 2, 2),
+            put("com.foo.Orders/i", "10.0.0.1:80", 3, 3),
+            put("com.foo.Orders/j", "10.9.0.1:80", 4, 4),
+        ],
+    );
+    assert_eq!(names(&index), ["Orders"]);
+    assert!(index.view().rejected.is_empty());
+    let view = index.view();
+    let health: Vec<_> = view.services["Orders"]
+        .instances
+        .iter()
+        .map(|i| i.health.clone())
+        .collect();
+    assert!(
+        matches!(&health[..], [Health::Healthy, Health::Disabled(why)] if why.contains("10.9.0.1"))
+    );
 }

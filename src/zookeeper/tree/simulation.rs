@@ -16,6 +16,13 @@ const SERVICES: [&str; 3] = ["a", "a!b", "b"];
 const INSTANCES: [&str; 3] = ["i", "j", "k"];
 const SESSIONS: usize = 3;
 
+fn depth_of(path: &str) -> usize {
+    match path {
+        "" => 0,
+        _ => 1 + path.matches('/').count(),
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     /// Create or change, with parents.
@@ -79,7 +86,7 @@ struct World {
 impl World {
     fn new(watches: Watches) -> Self {
         let mut world = Self {
-            tree: Tree::new(2),
+            tree: Tree::new(Layout::flat()),
             watches,
             zxid: 0,
             znodes: BTreeMap::new(),

@@ -47,7 +47,7 @@ fn published(tree: &mut Tree) -> (Vec<String>, bool) {
 
 /// A tree with `orders`, `orders/i-1` and `orders/i-2`, loaded with `watches`.
 fn loaded() -> Tree {
-    let mut tree = Tree::new(2);
+    let mut tree = Tree::new(Layout::flat());
     load(&mut tree);
     assert_eq!(
         published(&mut tree).0,
@@ -73,7 +73,7 @@ fn load(tree: &mut Tree) {
 
 #[test]
 fn the_watch_comes_first_then_the_lists_then_the_reads_then_one_batch() {
-    let mut tree = Tree::new(2);
+    let mut tree = Tree::new(Layout::flat());
     load(&mut tree);
     assert_eq!(tree.phase(), Phase::Synced);
     let batch = tree.take();
@@ -199,7 +199,7 @@ fn a_reply_to_a_former_connection_means_nothing() {
 
 #[test]
 fn a_root_that_never_was_is_waited_for() {
-    let mut tree = Tree::new(2);
+    let mut tree = Tree::new(Layout::flat());
     tree.connected(Watches::Recursive);
     answer(&mut tree, vec![(Request::Watch, Reply::Watching)]);
     answer(&mut tree, vec![(list(""), Reply::Absent)]);
@@ -212,7 +212,7 @@ fn a_root_that_never_was_is_waited_for() {
 
 #[test]
 fn a_root_created_while_its_list_is_on_its_way_is_listed_again() {
-    let mut tree = Tree::new(2);
+    let mut tree = Tree::new(Layout::flat());
     tree.connected(Watches::Recursive);
     answer(&mut tree, vec![(Request::Watch, Reply::Watching)]);
     assert_eq!(tree.requests(500, usize::MAX), [list("")]);
@@ -284,7 +284,7 @@ fn batches_keep_to_their_bounds() {
 
 #[test]
 fn three_levels_are_mirrored_where_asked() {
-    let mut tree = Tree::new(3);
+    let mut tree = Tree::new("*/*/*".parse().unwrap());
     tree.connected(Watches::Recursive);
     answer(&mut tree, vec![(Request::Watch, Reply::Watching)]);
     answer(&mut tree, vec![(list(""), names(&["a"]))]);
@@ -303,7 +303,7 @@ fn three_levels_are_mirrored_where_asked() {
 
 #[test]
 fn one_shot_watches_list_again_and_read_what_is_new() {
-    let mut tree = Tree::new(2);
+    let mut tree = Tree::new(Layout::flat());
     tree.connected(Watches::OneShot);
     answer(&mut tree, vec![(list(""), names(&["a"]))]);
     answer(&mut tree, vec![(list("a"), names(&["i", "j"]))]);

@@ -21,9 +21,12 @@ use futures_util::{
 use zookeeper_client::{Client, Error, EventType, OneshotWatcher, SessionState, WatchedEvent};
 
 use super::link::{Answers, Failure, Link, Paths, Signal, change, refusal, stat};
-use crate::zookeeper::{
-    Config, session,
-    tree::{Reply, Request},
+use crate::{
+    registry::layout::{Layout, Role},
+    zookeeper::{
+        Config, session,
+        tree::{Reply, Request},
+    },
 };
 
 /// Of watch paths in one session: the limit is 128 KiB, and a path may briefly count twice.
@@ -33,8 +36,7 @@ pub(super) struct OneShot {
     connect: String,
     session_timeout: Duration,
     paths: Arc<Paths>,
-    /// The level whose data is watched.
-    depth: usize,
+    layout: Layout,
     sessions: Vec<Session>,
     /// Which session holds the watch that a request sets.
     assigned: HashMap<Request, usize>,
@@ -48,12 +50,12 @@ struct Session {
 }
 
 impl OneShot {
-    pub fn new(client: Arc<Client>, config: &Config, paths: Arc<Paths>, depth: usize) -> Self {
+    pub fn new(client: Arc<Client>, config: &Config, paths: Arc<Paths>) -> Self {
         let mut link = Self {
             connect: config.connect.clone(),
             session_timeout: config.session_timeout,
             paths,
-            depth,
+            layout: config.layout.clone(),
             sessions: Vec::new(),
             assigned: HashMap::new(),
             watches: FuturesUnordered::new(),
@@ -86,7 +88,7 @@ impl OneShot {
     }
 
     fn is_leaf(&self, path: &str) -> bool {
-        1 + path.matches('/').count() == self.depth
+        self.layout.role(path) == Role::Leaf
     }
 
     /// Lists and reads of leaves set watches; a read of an inner znode sets none.

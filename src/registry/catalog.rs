@@ -1,0 +1,456 @@
+//! All registries as one: what each mirrors for itself, and what a mesh sees of them together.
+//!
+//! A service that several registries hold is one service. Its instances are those of all of them, by
+//! address and port; where two hold the same, the first counts (least priority number, then the order
+//! of the configuration). Priorities stay with the instances, for clients to fail over by.
+//!
+//! It refuses to know znodes. Invariants: a registry that is down or odd changes nothing of what another
+//! holds; the whole costs what a change touches; with one registry the whole is that registry.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use imbl::{OrdMap, OrdSet};
+
+use super::{
+    Batch, Changes, Config, Counts, Index, Rejected, Resolution, View,
+    reason::{Reason, quoted_path},
+};
+use crate::model::{Instance, Instances, Service, Socket, Touched};
+
+#[derive(Debug)]
+pub struct Catalog {
+    /// In the order of priority, then as configured.
+    ranked: Vec<usize>,
+    indexes: Vec<Index>,
+    merged: Merged,
+}
+
+/// What a mesh sees, and what each registry holds. Cloning costs nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Picture {
+    /// Of all registries, by name.
+    pub services: OrdMap<Arc<str>, Arc<Service>>,
+    /// As configured.
+    pub registries: Arc<[Mirrored]>,
+    /// Services that are not served since a service of another registry has their host name, by
+    /// name.
+    pub conflicts: OrdMap<Arc<str>, Rejected>,
+}
+
+/// One registry for itself.
+#[derive(Clone, Debug)]
+pub struct Mirrored {
+    pub name: Arc<str>,
+    pub view: View,
+    /// Whether its whole tree was seen once.
+    pub loaded: bool,
+}
+
+impl Catalog {
+    pub fn new(configs: Vec<Config>) -> Self {
+        let mut ranked: Vec<usize> = (0..configs.len()).collect();
+        ranked.sort_by_key(|at| configs[*at].priority);
+        Self {
+            ranked,
+            indexes: configs.into_iter().map(Index::new).collect(),
+            merged: Merged::default(),
+        }
+    }
+
+    /// Mirrors a batch of the registry at that place of the configuration, told at `now`
+    /// (milliseconds since the epoch).
+    pub fn apply(&mut self, registry: usize, batch: Batch, now: i64) -> Changes {
+        let Some(index) = self.indexes.get_mut(registry) else {
+            return Changes::new();
+        };
+        let changes = index.apply(batch, now);
+        self.merge(changes)
+    }
+
+    /// What changes by time alone.
+    pub fn tick(&mut self, now: i64) -> Changes {
+        self.each(|index| index.tick(now))
+    }
+
+    /// When to tick next, in milliseconds since the epoch.
+    pub fn due(&self) -> Option<i64> {
+        self.indexes.iter().filter_map(Index::due).min()
+    }
+
+    /// The host names whose addresses are asked for.
+    pub fn wanted_hosts(&self) -> OrdSet<Arc<str>> {
+        let wanted = self.indexes.iter().map(Index::wanted_hosts);
+        wanted.reduce(OrdSet::union).unwrap_or_default()
+    }
+
+    /// What a host name resolves to, or why there is nothing.
+    pub fn resolved(&mut self, host: &str, resolution: &Resolution, now: i64) -> Changes {
+        self.each(|index| index.resolved(host, resolution.clone(), now))
+    }
+
+    fn each(&mut self, change: impl Fn(&mut Index) -> Changes) -> Changes {
+        let mut all = Changes::new();
+        for changes in self.indexes.iter_mut().map(change) {
+            join(&mut all, changes);
+        }
+        self.merge(all)
+    }
+
+    pub fn picture(&self) -> Picture {
+        let mirrored = |index: &Index| Mirrored {
+            name: index.name(),
+            view: index.view(),
+            loaded: index.loaded(),
+        };
+        Picture {
+            services: self.services(),
+            registries: self.indexes.iter().map(mirrored).collect(),
+            conflicts: self.merged.conflicts.clone(),
+        }
+    }
+
+    /// Every registry that has to be there was seen whole once.
+    pub fn loaded(&self) -> bool {
+        let required = self.indexes.iter().filter(|index| index.config().required);
+        let mut loaded = self.indexes.iter().map(Index::loaded);
+        loaded.any(|loaded| loaded) && required.into_iter().all(Index::loaded)
+    }
+
+    /// How much each registry holds, by its name.
+    pub fn counts(&self) -> impl Iterator<Item = (&str, Counts)> {
+        (self.indexes.iter()).map(|index| (index.config().name.as_str(), index.counts()))
+    }
+
+    /// The znodes that were rejected since the last call, by path.
+    pub fn take_rejections(&mut self) -> BTreeMap<String, Rejected> {
+        let taken = self.indexes.iter_mut().map(Index::take_rejections);
+        taken.flatten().collect()
+    }
+
+    fn services(&self) -> OrdMap<Arc<str>, Arc<Service>> {
+        match &self.indexes[..] {
+            [only] => only.view().services,
+            _ => self.merged.services.clone(),
+        }
+    }
+
+    fn merge(&mut self, changes: Changes) -> Changes {
+        if self.indexes.len() == 1 {
+            return changes;
+        }
+        let views: Vec<_> = self
+            .ranked
+            .iter()
+            .map(|at| self.indexes[*at].view())
+            .collect();
+        self.merged.follow(&views, changes)
+    }
+}
+
+/// Adds what changed to what changed before.
+pub fn join(all: &mut Changes, later: Changes) {
+    for (name, touched) in later {
+        match all.get_mut(&name) {
+            Some(before) => before.merge(touched),
+            None => drop(all.insert(name, touched)),
+        }
+    }
+}
+
+/// Several registries as one.
+#[derive(Debug, Default)]
+struct Merged {
+    services: OrdMap<Arc<str>, Arc<Service>>,
+    conflicts: OrdMap<Arc<str>, Rejected>,
+    /// The services by their host names, each with the rank of the first registry that has it.
+    hosts: BTreeMap<Arc<str>, BTreeSet<(usize, Arc<str>)>>,
+    /// What each service is filed under in `hosts`.
+    filed: BTreeMap<Arc<str>, (Arc<str>, usize)>,
+}
+
+impl Merged {
+    /// Follows the changes of the registries, which are in the order of their rank.
+    fn follow(&mut self, views: &[View], changes: Changes) -> Changes {
+        let mut dirty = changes;
+        for name in dirty.keys().cloned().collect::<Vec<_>>() {
+            for rival in self.file(views, &name) {
+                dirty.entry(rival).or_insert(Touched::All);
+            }
+        }
+        let refreshed = dirty.into_iter().filter_map(|(name, touched)| {
+            let touched = self.refresh(views, &name, touched)?;
+            Some((name, touched))
+        });
+        refreshed.collect()
+    }
+
+    /// Files a service under its host; the others of that host, where the first of them is another now.
+    fn file(&mut self, views: &[View], name: &Arc<str>) -> Vec<Arc<str>> {
+        let found = views.iter().enumerate().find_map(|(rank, view)| {
+            let service = view.services.get(name)?;
+            Some((Arc::clone(&service.host), rank))
+        });
+        let before = match &found {
+            Some(found) => self.filed.insert(Arc::clone(name), found.clone()),
+            None => self.filed.remove(name),
+        };
+        if before == found {
+            return Vec::new();
+        }
+        let mut rivals = Vec::new();
+        for (host, rank, present) in [(before, false), (found, true)]
+            .into_iter()
+            .filter_map(|(filed, present)| filed.map(|(host, rank)| (host, rank, present)))
+        {
+            let entry = self.hosts.entry(Arc::clone(&host)).or_default();
+            if present {
+                entry.insert((rank, Arc::clone(name)));
+            } else {
+                entry.remove(&(rank, Arc::clone(name)));
+            }
+            rivals.extend(entry.iter().map(|(_, rival)| Arc::clone(rival)));
+            if entry.is_empty() {
+                self.hosts.remove(&host);
+            }
+        }
+        rivals.retain(|rival| rival != name);
+        rivals
+    }
+
+    /// What of a service a client could see to be another.
+    fn refresh(&mut self, views: &[View], name: &Arc<str>, touched: Touched) -> Option<Touched> {
+        let holder = (self.filed.get(name)).and_then(|(host, _)| self.hosts.get(host)?.first());
+        let holder = holder.map(|(_, holder)| Arc::clone(holder));
+        self.note_conflict(name, holder.as_ref());
+        let parts: Vec<_> = views
+            .iter()
+            .filter_map(|view| view.services.get(name))
+            .collect();
+        let first = parts.first().filter(|_| holder.as_ref() == Some(name));
+        let before = self.services.get(name).cloned();
+        let Some(first) = first else {
+            self.services.remove(name);
+            return before.map(|_| Touched::All);
+        };
+        let sockets = match (&before, touched) {
+            (Some(_), Touched::Some(sockets)) => sockets,
+            // Whatever any of them had or has.
+            (before, _) => all_sockets(before.as_deref(), &parts),
+        };
+        let mut after = match &before {
+            Some(before) => Service::clone(before),
+            None => Service {
+                instances: Instances::default(),
+                ..Service::clone(first)
+            },
+        };
+        after.registry = Arc::clone(&first.registry);
+        let mut visible = BTreeSet::new();
+        for socket in sockets {
+            let was = after.instances.get(socket).cloned();
+            let is = parts.iter().find_map(|part| part.instances.get(socket));
+            if differ(was.as_ref(), is) {
+                visible.insert(socket);
+            }
+            match is {
+                Some(is) => after.instances.put(Arc::clone(is)),
+                None => after.instances.remove(socket),
+            }
+        }
+        self.services.insert(Arc::clone(name), Arc::new(after));
+        match before {
+            None => Some(Touched::All),
+            Some(_) => (!visible.is_empty()).then_some(Touched::Some(visible)),
+        }
+    }
+
+    fn note_conflict(&mut self, name: &Arc<str>, holder: Option<&Arc<str>>) {
+        let Some(holder) = holder.filter(|holder| *holder != name) else {
+            self.conflicts.remove(name);
+            return;
+        };
+        let reason = Reason::new(format!(
+            "its host name belongs to the service {} of another registry; rename one",
+            quoted_path(holder)
+        ));
+        let rejected = Rejected {
+            format: "service",
+            reason: reason.into_string(),
+        };
+        self.conflicts.insert(Arc::clone(name), rejected);
+    }
+}
+
+fn all_sockets(before: Option<&Service>, parts: &[&Arc<Service>]) -> BTreeSet<Socket> {
+    let services = before.into_iter().chain(parts.iter().map(|part| &***part));
+    services
+        .flat_map(|service| service.instances.iter().map(|i| i.socket()))
+        .collect()
+}
+
+/// Whether a client could tell; an origin is for operators.
+fn differ(was: Option<&Arc<Instance>>, is: Option<&Arc<Instance>>) -> bool {
+    match (was, is) {
+        (Some(was), Some(is)) => !was.is_like(is),
+        (was, is) => was.is_some() || is.is_some(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::registry::{Event, Layout, Shape, Stat, format::FormatChoice};
+
+    fn config(name: &str, priority: u8) -> Config {
+        Config {
+            name: name.to_owned(),
+            root: "/services".to_owned(),
+            layout: Layout::flat(),
+            format: FormatChoice::Auto,
+            priority,
+            required: true,
+            ttl: None,
+            shape: Shape::default(),
+        }
+    }
+
+    fn put(path: &str, data: &str) -> Event {
+        Event::Put {
+            path: path.into(),
+            data: Bytes::copy_from_slice(data.as_bytes()),
+            stat: Stat::default(),
+        }
+    }
+
+    fn delete(path: &str) -> Event {
+        Event::Delete { path: path.into() }
+    }
+
+    fn told(events: impl Into<Vec<Event>>) -> Batch {
+        Batch {
+            events: events.into(),
+            complete: true,
+            ..Batch::default()
+        }
+    }
+
+    /// `address registry/priority` of each instance.
+    fn served(catalog: &Catalog, service: &str) -> Vec<String> {
+        let picture = catalog.picture();
+        let instances = picture.services.get(service).map(|s| s.instances.clone());
+        let text = |i: &Arc<Instance>| {
+            let registry = &i.origin.source.registry;
+            format!("{} {registry}/{}", i.address, i.priority)
+        };
+        instances.unwrap_or_default().iter().map(text).collect()
+    }
+
+    #[test]
+    fn a_service_of_several_registries_is_one() {
+        let mut catalog = Catalog::new(vec![config("b", 1), config("a", 0)]);
+        catalog.apply(
+            0,
+            told([put("s/1", "10.0.0.1:80"), put("s/2", "10.0.0.2:80")]),
+            0,
+        );
+        let changes = catalog.apply(
+            1,
+            told([put("s/1", "10.0.0.1:80"), put("s/3", "10.0.0.3:80")]),
+            0,
+        );
+        assert_eq!(changes.len(), 1);
+        assert_eq!(
+            served(&catalog, "s"),
+            ["10.0.0.1 a/0", "10.0.0.2 b/1", "10.0.0.3 a/0"]
+        );
+        // The same socket steps in where the first goes.
+        catalog.apply(1, told([delete("s")]), 0);
+        assert_eq!(served(&catalog, "s"), ["10.0.0.1 b/1", "10.0.0.2 b/1"]);
+    }
+
+    #[test]
+    fn the_whole_is_loaded_when_all_that_are_required_are() {
+        let optional = Config {
+            required: false,
+            ..config("b", 0)
+        };
+        let mut catalog = Catalog::new(vec![config("a", 0), optional]);
+        catalog.apply(1, told([]), 0);
+        assert!(!catalog.loaded());
+        catalog.apply(0, told([]), 0);
+        assert!(catalog.loaded());
+    }
+
+    #[test]
+    fn of_two_services_with_one_host_the_first_registrys_is_served() {
+        let mut catalog = Catalog::new(vec![config("a", 0), config("b", 0)]);
+        catalog.apply(1, told([put("Orders/1", "10.0.0.2:80")]), 0);
+        assert_eq!(served(&catalog, "Orders").len(), 1);
+        let changes = catalog.apply(0, told([put("orders/1", "10.0.0.1:80")]), 0);
+        assert_eq!(
+            changes.keys().map(|n| &**n).collect::<Vec<_>>(),
+            ["Orders", "orders"]
+        );
+        assert!(served(&catalog, "Orders").is_empty());
+        let conflicts = catalog.picture().conflicts;
+        assert!(
+            conflicts["Orders"]
+                .reason
+                .contains("service `orders` of another")
+        );
+        catalog.apply(0, told([delete("orders")]), 0);
+        assert_eq!(served(&catalog, "Orders").len(), 1);
+        assert!(catalog.picture().conflicts.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn the_whole_follows_its_parts(
+            steps in prop::collection::vec((0..3usize, prop::sample::select(vec!["s", "S", "t"]), 1..4u8, any::<bool>()), 1..60),
+        ) {
+            let all = ["a", "b", "c"].map(|name| config(name, u8::from(name == "a")));
+            let mut catalog = Catalog::new(all.to_vec());
+            let mut before = catalog.picture();
+            for (registry, service, n, there) in steps {
+                let path = format!("{service}/{n}");
+                let event = if there { put(&path, &format!("10.0.0.{n}:80")) } else { delete(&path) };
+                let changes = catalog.apply(registry, told([event]), 0);
+                let now = catalog.picture();
+                for (name, service) in &now.services {
+                    let same = before.services.get(name).is_some_and(|b| b.instances.iter().eq_by_likeness(&service.instances));
+                    prop_assert_eq!(!same, changes.contains_key(name), "{}", name);
+                }
+                for name in before.services.keys().filter(|name| !now.services.contains_key(*name)) {
+                    prop_assert_eq!(&changes[name], &Touched::All);
+                }
+                before = now;
+            }
+            // Built anew from what each holds now.
+            let views: Vec<_> = catalog.ranked.iter().map(|at| catalog.indexes[*at].view()).collect();
+            let names = views.iter().flat_map(|v| v.services.keys().cloned());
+            let mut anew = Merged::default();
+            anew.follow(&views, names.map(|name| (name, Touched::All)).collect());
+            prop_assert_eq!(&anew.services, &before.services);
+            prop_assert_eq!(&anew.conflicts, &before.conflicts);
+        }
+    }
+
+    trait Likeness {
+        fn eq_by_likeness(self, others: &Instances) -> bool;
+    }
+
+    impl<'i, I: Iterator<Item = &'i Arc<Instance>>> Likeness for I {
+        fn eq_by_likeness(self, others: &Instances) -> bool {
+            let mine: Vec<_> = self.collect();
+            let others: Vec<_> = others.iter().collect();
+            let like = |(a, b): (&&Arc<Instance>, &&Arc<Instance>)| a.is_like(b);
+            mine.len() == others.len() && mine.iter().zip(&others).all(like)
+        }
+    }
+}
