@@ -15,6 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("shutdown", &[]),
     ("telemetry", &[]),
     ("registry", &["model"]),
+    ("lint", &["model", "registry"]),
     ("snapshot", &["resource"]),
     ("translate", &["model", "resource"]),
     ("zookeeper", &["registry"]),
@@ -47,6 +48,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "app",
             "config",
+            "lint",
             "model",
             "registry",
             "resource",
@@ -60,6 +62,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 /// Modules without I/O, and the files of other modules that have none either.
 const PURE: &[&str] = &[
+    "lint",
     "model",
     "registry/catalog",
     "registry/format",

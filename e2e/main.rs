@@ -14,5 +14,6 @@ mod on_demand;
 mod proxyless;
 mod rendering;
 mod support;
+mod validation;
 mod wire;
 mod zookeeper;

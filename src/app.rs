@@ -279,16 +279,7 @@ fn publisher(
     config: &Config,
     metrics: &prometheus::Registry,
 ) -> Result<(Publisher, Readers), Error> {
-    let registries = config.registries.iter().map(|registry| registry::Config {
-        name: registry.name.clone(),
-        root: registry.root.clone(),
-        layout: layout(registry),
-        format: registry.format,
-        priority: registry.priority,
-        required: registry.required,
-        ttl: registry.ttl,
-        shape: registry.shape(),
-    });
+    let registries = config.registries.iter().map(registry_config);
     let translation = Translation::new(translate::Config {
         outbound_listen: config.mesh.outbound_listen,
         domain_suffix: config.mesh.domain_suffix.clone(),
@@ -306,7 +297,22 @@ fn layout(registry: &config::Registry) -> Layout {
     registry.layout.clone().unwrap_or_else(usual)
 }
 
-fn zookeeper_config(registry: &config::Registry) -> zookeeper::Config {
+/// What is made of a registry's znodes.
+pub fn registry_config(registry: &config::Registry) -> registry::Config {
+    registry::Config {
+        name: registry.name.clone(),
+        root: registry.root.clone(),
+        layout: layout(registry),
+        format: registry.format,
+        priority: registry.priority,
+        required: registry.required,
+        ttl: registry.ttl,
+        shape: registry.shape(),
+    }
+}
+
+/// How a registry's znodes are read.
+pub fn zookeeper_config(registry: &config::Registry) -> zookeeper::Config {
     zookeeper::Config {
         name: registry.name.clone(),
         connect: registry.connect.clone(),

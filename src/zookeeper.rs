@@ -10,6 +10,7 @@
 //! time-outs for requests nor `close`; [`watcher`] and `session` make up for each.
 
 mod connect_string;
+mod load;
 pub mod register;
 mod session;
 pub mod tree;
@@ -24,6 +25,7 @@ use crate::registry::layout::Layout;
 
 pub use self::{
     connect_string::{check_connect, check_root},
+    load::{LoadError, Loaded, load},
     watcher::{Watcher, watch},
 };
 

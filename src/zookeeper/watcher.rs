@@ -81,6 +81,8 @@ pub struct Watcher {
     tree: Tree,
     arrivals: Arrivals,
     paths: Arc<Paths>,
+    /// Hears of every znode that exists and cannot be read.
+    unreadable: Option<mpsc::UnboundedSender<Arc<str>>>,
     only_one_shot: bool,
     /// How many requests travel as one now.
     batch: usize,
@@ -138,6 +140,7 @@ impl Watcher {
             paths: Arc::new(Paths::new(&config.root, address.chroot.is_empty())),
             tree: Tree::new(config.layout.clone()),
             arrivals: Arrivals::default(),
+            unreadable: None,
             only_one_shot: false,
             batch: FIRST_BATCH,
             backoff: Backoff::default(),
@@ -150,6 +153,12 @@ impl Watcher {
             batches,
             state,
         })
+    }
+
+    /// Has `told` hear of every znode that exists and cannot be read, by its path below the root.
+    pub(super) fn telling_unreadable(mut self, told: mpsc::UnboundedSender<Arc<str>>) -> Self {
+        self.unreadable = Some(told);
+        self
     }
 
     /// As if the server knew no persistent watches and no `multiRead`: for tests, where no server
@@ -299,6 +308,12 @@ impl Watcher {
         let bytes = answers.replies.iter().map(|(_, reply)| reply.size()).sum();
         self.batch = next_batch(self.batch, bytes);
         let refused = |(_, reply): &&(Request, Reply)| *reply == Reply::Unreadable;
+        if let Some(told) = &self.unreadable {
+            for (request, _) in answers.replies.iter().filter(refused) {
+                // Whoever asked may have heard enough.
+                let _ = told.send(Arc::from(request.path()));
+            }
+        }
         let mut refused = answers.replies.iter().filter(refused);
         if let Some((request, _)) = refused.next() {
             warn!(
