@@ -27,7 +27,7 @@ use crate::support::{
 
 /// Which requests go to; all its instances answer.
 const ORDERS: &str = "orders";
-/// Whose instances come and go.
+/// Whose instances come and go; more stay than ever go at once, so that no guard holds any of them.
 const BUSY: [&str; 3] = ["carts", "prices", "stock"];
 /// Large, so that a load takes its time.
 const BULK: &str = "bulk";
@@ -69,7 +69,7 @@ impl Stage {
     pub async fn with(ensemble: Ensemble, seed: u64) -> Self {
         let timeline = Timeline::start();
         let mut registrar = Registrar::start(&ensemble).await;
-        for (service, count) in BUSY.map(|busy| (busy, 8)).into_iter().chain([(BULK, 500)]) {
+        for (service, count) in BUSY.map(|busy| (busy, 16)).into_iter().chain([(BULK, 500)]) {
             let addresses = registrar.addresses(count);
             registrar.register(service, addresses).await;
         }
