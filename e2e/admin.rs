@@ -49,6 +49,7 @@ impl Admin {
             registry: view,
             readiness: readiness.clone(),
             metrics: telemetry::metrics().unwrap(),
+            followers: Arc::new(|_| Vec::new()),
             clients: Arc::new(clients),
             resources: Arc::new(resources),
         };

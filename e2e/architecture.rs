@@ -67,6 +67,7 @@ const PURE: &[&str] = &[
     "registry/catalog",
     "registry/format",
     "registry/index",
+    "registry/journal",
     "registry/layout",
     "registry/name",
     "registry/shape",

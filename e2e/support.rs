@@ -7,6 +7,7 @@ pub mod discovery;
 pub mod disk;
 pub mod ensemble;
 pub mod envoy;
+pub mod fleet;
 pub mod grpc;
 pub mod http;
 pub mod meshkeeper;

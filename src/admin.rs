@@ -6,6 +6,7 @@
 //! render is rendered on threads of its own.
 
 pub mod api;
+mod explain;
 pub mod health;
 pub mod server;
 
@@ -20,7 +21,7 @@ use crate::{
     readiness::Readiness,
     registry::Picture,
     resource::{Edition, Resource, ResourceType},
-    xds::status::ClientStatus,
+    xds::{clients::Follower, status::ClientStatus},
 };
 
 /// What the server reads from; cloning shares it.
@@ -30,8 +31,12 @@ pub struct Sources {
     pub readiness: Readiness,
     pub metrics: Registry,
     pub clients: Arc<dyn ClientList>,
+    pub followers: Arc<Followers>,
     pub resources: Arc<dyn ResourceList>,
 }
+
+/// Who follows the endpoints of a service, by its name.
+pub type Followers = dyn Fn(&str) -> Vec<Follower> + Send + Sync;
 
 /// Who is connected, in the order of connection.
 pub trait ClientList: Send + Sync {
@@ -77,6 +82,8 @@ fn router(sources: Sources) -> Router {
         .route("/api/v1/rejected", get(api::rejected))
         .route("/api/v1/clients", get(api::clients))
         .route("/api/v1/config", get(api::config))
+        .route("/api/v1/explain", get(explain::explain))
+        .route("/api/v1/compare", get(explain::compare))
         .fallback(api::not_found)
         .with_state(sources)
 }

@@ -371,11 +371,12 @@ fn sources(
     metrics: prometheus::Registry,
     clients: Clients,
 ) -> Sources {
-    let snapshots = readers.snapshots.clone();
+    let (snapshots, listed) = (readers.snapshots.clone(), clients.clone());
     Sources {
         registry: readers.registry.clone(),
         readiness,
         metrics,
+        followers: Arc::new(move |name| listed.followers(ResourceType::Endpoint, name)),
         clients: Arc::new(move || clients.list()),
         resources: Arc::new(move |edition, kind| resources(&snapshots, edition, kind)),
     }

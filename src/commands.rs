@@ -6,8 +6,10 @@
 
 pub mod bootstrap;
 pub mod clients;
+pub mod compare;
 pub mod completions;
 pub mod dump;
+pub mod explain;
 mod flags;
 mod output;
 pub mod ready;
@@ -63,6 +65,8 @@ enum Command {
     Services(services::Args),
     Clients(clients::Args),
     Dump(dump::Args),
+    Explain(explain::Args),
+    Compare(compare::Args),
     Ready(ready::Args),
     Validate(validate::Args),
     Completions(completions::Args),
@@ -115,6 +119,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Services(args) => args.run(),
         Command::Clients(args) => args.run(),
         Command::Dump(args) => args.run(),
+        Command::Explain(args) => args.run(),
+        Command::Compare(args) => args.run(),
         Command::Ready(args) => args.run(),
         Command::Validate(args) => args.run(),
         Command::Completions(args) => args.run(),

@@ -13,6 +13,7 @@
 pub mod catalog;
 pub mod format;
 pub mod index;
+pub mod journal;
 pub mod layout;
 pub mod metrics;
 pub mod name;

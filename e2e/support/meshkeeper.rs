@@ -25,35 +25,59 @@ pub struct MeshKeeper {
 impl MeshKeeper {
     /// Started and not waited for.
     pub fn spawn(zookeeper: &str) -> Self {
-        Self::spawn_with(zookeeper, "4s", "", "")
+        Self::spawn_with(zookeeper, "", "")
     }
 
     /// Ready, with a session that ends soon.
     pub async fn start_with_session(zookeeper: &str, timeout: &str) -> Self {
-        let server = Self::spawn_with(zookeeper, timeout, "", "");
+        let registry =
+            format!("{{name: main, connect: \"{zookeeper}\", sessionTimeout: {timeout}}}");
+        let server = Self::spawn_of(&registry);
+        server.ready().await;
+        server
+    }
+
+    /// Ready, with further keys of the registry (`format: dubbo, root: /dubbo`).
+    pub async fn start_registry(zookeeper: &str, keys: &str) -> Self {
+        let server = Self::spawn_keys(zookeeper, keys, "", "");
         server.ready().await;
         server
     }
 
     /// Ready, with further keys of `xds` (`maxStreams: 5`).
     pub async fn start_with(zookeeper: &str, xds: &str) -> Self {
-        let server = Self::spawn_with(zookeeper, "4s", xds, "");
+        let server = Self::spawn_with(zookeeper, xds, "");
         server.ready().await;
         server
     }
 
     /// Ready, with further keys of `mesh`.
     pub async fn start_mesh_with(zookeeper: &str, mesh: &str) -> Self {
-        let server = Self::spawn_with(zookeeper, "4s", "", mesh);
+        let server = Self::spawn_with(zookeeper, "", mesh);
         server.ready().await;
         server
     }
 
-    fn spawn_with(zookeeper: &str, session: &str, xds_keys: &str, mesh_keys: &str) -> Self {
+    /// Started and not waited for, with these registries: `{name: a, connect: …}, {…}`.
+    pub fn spawn_of(registries: &str) -> Self {
+        Self::spawn_all(registries, "", "")
+    }
+
+    fn spawn_with(zookeeper: &str, xds_keys: &str, mesh_keys: &str) -> Self {
+        Self::spawn_keys(zookeeper, "", xds_keys, mesh_keys)
+    }
+
+    fn spawn_keys(zookeeper: &str, keys: &str, xds_keys: &str, mesh_keys: &str) -> Self {
+        let registry =
+            format!("{{name: main, connect: \"{zookeeper}\", sessionTimeout: 4s, {keys}}}");
+        Self::spawn_all(&registry, xds_keys, mesh_keys)
+    }
+
+    fn spawn_all(registries: &str, xds_keys: &str, mesh_keys: &str) -> Self {
         let folder = TempDir::new().unwrap();
         let (xds, admin, outbound) = (free_address(), free_address(), free_address());
         let config = format!(
-            "registries: [{{name: main, connect: \"{zookeeper}\", sessionTimeout: {session}}}]\n\
+            "registries: [{registries}]\n\
              xds: {{listen: \"{xds}\", {xds_keys}}}\n\
              admin: {{listen: \"{admin}\"}}\n\
              mesh: {{outboundListen: \"{outbound}\", {mesh_keys}}}\n"
@@ -128,6 +152,17 @@ impl MeshKeeper {
 
     async fn ended(&mut self) -> Option<i32> {
         self.child.wait().await.unwrap().code()
+    }
+
+    /// What a command says of this server: exit status and standard output.
+    pub async fn command(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_meshkeeper"))
+            .args(arguments)
+            .args(["--admin", &self.admin.to_string()])
+            .output();
+        let output = output.await.unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code(), said)
     }
 
     pub async fn api(&self, path: &str) -> Value {

@@ -58,8 +58,8 @@ impl IntoResponse for Refusal {
     }
 }
 
-type Answer = Result<Response, Refusal>;
-type Parameters<T> = Result<Query<T>, QueryRejection>;
+pub(super) type Answer = Result<Response, Refusal>;
+pub(super) type Parameters<T> = Result<Query<T>, QueryRejection>;
 
 pub async fn not_found(uri: Uri) -> Refusal {
     Refusal::new(
@@ -147,12 +147,12 @@ fn one_of<T: Copy>(
         .ok_or_else(|| refused(format!("`{value}` is no {parameter}")))
 }
 
-fn bad_query(rejection: &QueryRejection, remedy: &str) -> Refusal {
+pub(super) fn bad_query(rejection: &QueryRejection, remedy: &str) -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, rejection.body_text(), remedy)
 }
 
 /// Renders on a thread of its own: a large registry takes longer than a stream may wait.
-async fn respond(
+pub(super) async fn respond(
     write: impl FnOnce(&mut Vec<u8>) -> serde_json::Result<()> + Send + 'static,
 ) -> Answer {
     let permit = RENDERING
@@ -201,13 +201,13 @@ struct ServiceView<'a> {
 }
 
 #[derive(Serialize)]
-struct InstanceView<'a> {
+pub(super) struct InstanceView<'a> {
     id: &'a str,
     address: String,
     port: u16,
     weight: Weight,
     zone: Option<&'a str>,
-    health: String,
+    pub health: String,
     metadata: &'a Metadata,
     priority: u8,
     registry: &'a str,
@@ -234,7 +234,7 @@ impl<'a> ServiceView<'a> {
 }
 
 impl<'a> InstanceView<'a> {
-    fn of(instance: &'a Instance) -> Self {
+    pub fn of(instance: &'a Instance) -> Self {
         Self {
             id: instance.id(),
             address: instance.address.to_string(),
@@ -267,15 +267,15 @@ fn health(instance: &Instance) -> String {
 }
 
 #[derive(Serialize)]
-struct RejectedView<'a> {
+pub(super) struct RejectedView<'a> {
     registry: Option<&'a str>,
-    path: &'a str,
+    pub path: &'a str,
     format: &'a str,
-    reason: &'a str,
+    pub reason: &'a str,
 }
 
 /// Of each registry, then what they are in each other's way with.
-fn rejected_views(picture: &Picture) -> impl Iterator<Item = RejectedView<'_>> {
+pub(super) fn rejected_views(picture: &Picture) -> impl Iterator<Item = RejectedView<'_>> {
     let conflicts = picture.conflicts.iter();
     let conflicts = conflicts.map(|(name, rejected)| RejectedView::of(None, (name, rejected)));
     picture.registries.iter().flat_map(of_one).chain(conflicts)

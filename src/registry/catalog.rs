@@ -16,6 +16,7 @@ use imbl::{OrdMap, OrdSet};
 
 use super::{
     Batch, Changes, Config, Counts, Index, Rejected, Resolution, View,
+    journal::{Cause, Journal, What},
     reason::{Reason, quoted_path},
 };
 use crate::model::{Instance, Instances, Service, Socket, Touched};
@@ -26,6 +27,8 @@ pub struct Catalog {
     ranked: Vec<usize>,
     indexes: Vec<Index>,
     merged: Merged,
+    journal: Journal,
+    rejections: BTreeMap<String, Rejected>,
 }
 
 /// What a mesh sees, and what each registry holds. Cloning costs nothing.
@@ -38,6 +41,8 @@ pub struct Picture {
     /// Services that are not served since a service of another registry has their host name, by
     /// name.
     pub conflicts: OrdMap<Arc<str>, Rejected>,
+    /// What happened lately.
+    pub journal: Journal,
 }
 
 /// One registry for itself.
@@ -57,22 +62,26 @@ impl Catalog {
             ranked,
             indexes: configs.into_iter().map(Index::new).collect(),
             merged: Merged::default(),
+            journal: Journal::default(),
+            rejections: BTreeMap::new(),
         }
     }
 
     /// Mirrors a batch of the registry at that place of the configuration, told at `now`
     /// (milliseconds since the epoch).
     pub fn apply(&mut self, registry: usize, batch: Batch, now: i64) -> Changes {
-        let Some(index) = self.indexes.get_mut(registry) else {
-            return Changes::new();
+        let cause = if batch.complete {
+            Cause::Comparison
+        } else {
+            Cause::Watch
         };
-        let changes = index.apply(batch, now);
+        let changes = self.change(registry, now, cause, |index| index.apply(batch, now));
         self.merge(changes)
     }
 
     /// What changes by time alone.
     pub fn tick(&mut self, now: i64) -> Changes {
-        self.each(|index| index.tick(now))
+        self.each(now, Cause::Time, |index| index.tick(now))
     }
 
     /// When to tick next, in milliseconds since the epoch.
@@ -88,15 +97,49 @@ impl Catalog {
 
     /// What a host name resolves to, or why there is nothing.
     pub fn resolved(&mut self, host: &str, resolution: &Resolution, now: i64) -> Changes {
-        self.each(|index| index.resolved(host, resolution.clone(), now))
+        self.each(now, Cause::Resolution, |index| {
+            index.resolved(host, resolution.clone(), now)
+        })
     }
 
-    fn each(&mut self, change: impl Fn(&mut Index) -> Changes) -> Changes {
+    fn each(&mut self, now: i64, cause: Cause, change: impl Fn(&mut Index) -> Changes) -> Changes {
         let mut all = Changes::new();
-        for changes in self.indexes.iter_mut().map(change) {
-            join(&mut all, changes);
+        for registry in 0..self.indexes.len() {
+            join(&mut all, self.change(registry, now, cause, &change));
         }
         self.merge(all)
+    }
+
+    /// Changes one registry and writes down what became of it.
+    fn change(
+        &mut self,
+        registry: usize,
+        now: i64,
+        cause: Cause,
+        change: impl FnOnce(&mut Index) -> Changes,
+    ) -> Changes {
+        let Some(index) = self.indexes.get_mut(registry) else {
+            return Changes::new();
+        };
+        let (known, before) = (index.loaded(), index.view());
+        let changes = change(index);
+        let (name, after) = (index.name(), index.view());
+        if known {
+            let views = (&before, &after);
+            self.journal.follow(now, &name, cause, views, &changes);
+        } else if index.loaded() {
+            let services = after.services.len();
+            self.journal.record(now, &name, What::Loaded { services });
+        }
+        for (path, rejected) in index.take_rejections() {
+            let what = What::Rejected {
+                path: path.clone(),
+                rejected: rejected.clone(),
+            };
+            self.journal.record(now, &name, what);
+            self.rejections.insert(path, rejected);
+        }
+        changes
     }
 
     pub fn picture(&self) -> Picture {
@@ -109,6 +152,7 @@ impl Catalog {
             services: self.services(),
             registries: self.indexes.iter().map(mirrored).collect(),
             conflicts: self.merged.conflicts.clone(),
+            journal: self.journal.clone(),
         }
     }
 
@@ -126,8 +170,7 @@ impl Catalog {
 
     /// The znodes that were rejected since the last call, by path.
     pub fn take_rejections(&mut self) -> BTreeMap<String, Rejected> {
-        let taken = self.indexes.iter_mut().map(Index::take_rejections);
-        taken.flatten().collect()
+        std::mem::take(&mut self.rejections)
     }
 
     fn services(&self) -> OrdMap<Arc<str>, Arc<Service>> {

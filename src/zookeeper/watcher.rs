@@ -80,6 +80,8 @@ pub struct Watcher {
     state: watch::Sender<State>,
     tree: Tree,
     arrivals: Arrivals,
+    /// The registry has not heard yet that there was an outage.
+    stale: bool,
     paths: Arc<Paths>,
     /// Hears of every znode that exists and cannot be read.
     unreadable: Option<mpsc::UnboundedSender<Arc<str>>>,
@@ -141,6 +143,7 @@ impl Watcher {
             tree: Tree::new(config.layout.clone()),
             arrivals: Arrivals::default(),
             unreadable: None,
+            stale: false,
             only_one_shot: false,
             batch: FIRST_BATCH,
             backoff: Backoff::default(),
@@ -328,6 +331,7 @@ impl Watcher {
         let found = self.tree.tally();
         let mut batch = self.tree.take();
         batch.observed = self.arrivals.take();
+        batch.stale = std::mem::take(&mut self.stale);
         if let Some(found) = found {
             self.completed(first, found);
         }
@@ -463,6 +467,7 @@ impl Watcher {
         self.tree.lost();
         self.arrivals.clear();
         let status = if self.state.borrow().loaded {
+            self.tell_stale();
             Status::Disconnected { reason }
         } else {
             Status::Connecting {
@@ -470,6 +475,19 @@ impl Watcher {
             }
         };
         self.set_status(status);
+    }
+
+    /// Says once that what was published may be old from now on. It takes nothing away; where the
+    /// registry is too busy to hear of it, that it is comes with the next batch.
+    fn tell_stale(&mut self) {
+        if let Status::Disconnected { .. } = self.state.borrow().status {
+            return;
+        }
+        let batch = Batch {
+            stale: true,
+            ..Batch::default()
+        };
+        self.stale = self.batches.try_send(batch).is_err();
     }
 
     /// Shows where the machine stands.
