@@ -16,6 +16,9 @@ use super::{
 };
 use crate::support::{dice::Dice, http::Http, traffic::Outcomes};
 
+/// Of the first instance that registers, and stays.
+const EXPLAIN: &str = "/api/v1/explain?subject=10.1.0.1:80";
+
 pub struct Drill {
     pub fault: Fault,
     /// From the end of the fault until what was served was what was registered.
@@ -37,6 +40,8 @@ pub struct Said {
     pub connected: BTreeSet<String>,
     /// The most that `zookeeper_resyncs_total` rose to.
     pub resyncs: f64,
+    /// What `explain` said last of an instance that stays.
+    pub explained: String,
     /// Warnings, each once.
     pub warnings: Vec<String>,
 }
@@ -117,6 +122,10 @@ impl Listener {
                 }
                 if let Some(page) = http.text(admin, "/metrics").await {
                     into.lock().unwrap().read(&page);
+                }
+                if let Some(page) = http.json(admin, EXPLAIN).await {
+                    let summary = page["summary"].as_str().unwrap_or_default();
+                    summary.clone_into(&mut into.lock().unwrap().explained);
                 }
                 sleep(Duration::from_millis(50)).await;
             }

@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 use super::{drill::Drill, fault::Fault, stage::Stage};
 use crate::support::{dice::Dice, ensemble::Ensemble};
 
-const HEAD: &str = "| fault | requests (failed) | endpoints before → after | wrong removals | right again after | resyncs | `zookeeper_connected` | `/readyz` | log |\n\
-                    | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
+const HEAD: &str = "| fault | requests (failed) | endpoints before → after | wrong removals | right again after | resyncs | `zookeeper_connected` | `/readyz` | log | `explain` of an instance |\n\
+                    | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
 
 fn row(drill: &Drill) -> String {
     let settled = match &drill.settled {
@@ -19,7 +19,7 @@ fn row(drill: &Drill) -> String {
     let notes: Vec<_> = said.notes.iter().map(String::as_str).collect();
     let connected: Vec<_> = said.connected.iter().map(String::as_str).collect();
     format!(
-        "| {} | {} ({}) | {} → {} | {} | {settled} | {} | {} | {} | {} |\n",
+        "| {} | {} ({}) | {} → {} | {} | {settled} | {} | {} | {} | {} | {} |\n",
         drill.fault.name(),
         drill.requests,
         drill.failures,
@@ -30,6 +30,7 @@ fn row(drill: &Drill) -> String {
         connected.join(", "),
         notes.join("; ").replace('|', "/"),
         said.warnings.join("; ").replace('|', "/"),
+        said.explained,
     )
 }
 
