@@ -176,12 +176,41 @@ fn a_host_name_is_no_error_once_it_resolves() {
         &BTreeSet::new(),
         NOW,
     );
-    let hosts = survey.wanted_hosts();
-    if let [host] = &hosts[..] {
-        survey.resolved(host, Ok(vec!["10.0.0.1".parse().unwrap()]));
-        assert_eq!(survey.findings(), []);
-    } else {
-        // A format that takes no host names rejects it.
-        assert_eq!(survey.findings()[0].check, Check::Rejected);
-    }
+    let [host] = &survey.wanted_hosts()[..] else {
+        panic!("one host is wanted");
+    };
+    survey.resolved(host, Ok(vec!["10.0.0.1".parse().unwrap()]));
+    assert_eq!(survey.findings(), []);
+}
+
+#[test]
+fn a_host_name_that_does_not_resolve_is_an_error() {
+    let events = vec![put("orders", ""), put("orders/i-1", "backend.example:80")];
+    let findings = found(events, &[]);
+    let rejected = (
+        Level::Error,
+        Check::Rejected,
+        "/services/orders/i-1".to_owned(),
+    );
+    assert!(findings.contains(&rejected), "{findings:?}");
+}
+
+#[test]
+fn interfaces_of_dubbo_share_their_address_by_design() {
+    let provider = |interface: &str| {
+        let path = format!("{interface}/providers/dubbo%3A%2F%2F10.0.0.1%3A20880%2F{interface}");
+        put(&path, "")
+    };
+    let events = vec![provider("com.foo.A"), provider("com.foo.B")];
+    let config = Config {
+        layout: Layout::dubbo(),
+        ..config(FormatChoice::Dubbo)
+    };
+    let survey = Survey::new(config, LIMITS, events, &BTreeSet::new(), NOW);
+    assert_eq!(survey.view().services.len(), 2);
+    let findings = survey.findings();
+    assert!(
+        findings.iter().all(|f| f.level == Level::Note),
+        "{findings:?}"
+    );
 }
