@@ -319,19 +319,6 @@ fn publisher(
     ))
 }
 
-fn registry_config(registry: &config::Registry) -> registry::Config {
-    registry::Config {
-        name: registry.name.clone(),
-        root: registry.root.clone(),
-        layout: layout(registry),
-        format: registry.format,
-        priority: registry.priority,
-        required: registry.required,
-        ttl: registry.ttl,
-        shape: registry.shape(),
-    }
-}
-
 /// Where the last good states are kept, if they are.
 fn states<'c>(
     config: &'c Config,
@@ -353,7 +340,22 @@ fn layout(registry: &config::Registry) -> Layout {
     registry.layout.clone().unwrap_or_else(usual)
 }
 
-fn zookeeper_config(registry: &config::Registry) -> zookeeper::Config {
+/// What is made of a registry's znodes.
+pub fn registry_config(registry: &config::Registry) -> registry::Config {
+    registry::Config {
+        name: registry.name.clone(),
+        root: registry.root.clone(),
+        layout: layout(registry),
+        format: registry.format,
+        priority: registry.priority,
+        required: registry.required,
+        ttl: registry.ttl,
+        shape: registry.shape(),
+    }
+}
+
+/// How a registry's znodes are read.
+pub fn zookeeper_config(registry: &config::Registry) -> zookeeper::Config {
     zookeeper::Config {
         name: registry.name.clone(),
         connect: registry.connect.clone(),

@@ -20,6 +20,7 @@ pub mod admin;
 pub mod app;
 pub mod commands;
 pub mod config;
+pub mod lint;
 pub mod model;
 pub mod publish;
 pub mod readiness;

@@ -41,6 +41,15 @@ impl MeshKeeper {
         server
     }
 
+    /// Ready, with a session that ends soon.
+    pub async fn start_with_session(zookeeper: &str, timeout: &str) -> Self {
+        let registry =
+            format!("{{name: main, connect: \"{zookeeper}\", sessionTimeout: {timeout}}}");
+        let server = Self::spawn_of(&registry);
+        server.ready().await;
+        server
+    }
+
     /// Ready, with further keys of the registry (`format: dubbo, root: /dubbo`).
     pub async fn start_registry(zookeeper: &str, keys: &str) -> Self {
         let server = Self::spawn_keys(zookeeper, keys, "", "", "");
@@ -131,16 +140,39 @@ impl MeshKeeper {
 
     /// On the same ports, with the same configuration.
     pub async fn restart(&mut self) {
-        self.child = serve(&self.folder);
+        self.spawn_again();
         self.ready().await;
+    }
+
+    /// The same, not waited for.
+    pub fn spawn_again(&mut self) {
+        self.child = serve(&self.folder);
     }
 
     /// Sends SIGTERM and waits for the end of the process; its exit status.
     pub async fn terminate(&mut self) -> Option<i32> {
-        let pid = self.child.id().unwrap().to_string();
-        let sent = Command::new("kill").arg(pid).status().await.unwrap();
-        assert!(sent.success());
+        self.signal("-TERM").await;
         self.ended().await
+    }
+
+    /// The process stands still, as on a machine that is suspended, until [`MeshKeeper::wake`].
+    pub async fn freeze(&self) {
+        self.signal("-STOP").await;
+    }
+
+    pub async fn wake(&self) {
+        self.signal("-CONT").await;
+    }
+
+    async fn signal(&self, signal: &str) {
+        let pid = self.child.id().unwrap().to_string();
+        let sent = Command::new("kill").args([signal, &pid]).status().await;
+        assert!(sent.unwrap().success());
+    }
+
+    /// What it wrote to its log, through all restarts.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
     async fn ended(&mut self) -> Option<i32> {
@@ -150,11 +182,6 @@ impl MeshKeeper {
     /// Where its configuration and its log are.
     pub fn folder(&self) -> &Path {
         self.folder.path()
-    }
-
-    /// What it wrote since it was last started.
-    pub fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
     /// Runs a command of the same binary that asks this server.
@@ -198,11 +225,15 @@ impl MeshKeeper {
 }
 
 fn serve(folder: &TempDir) -> Child {
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(folder.path().join("log"));
     Command::new(env!("CARGO_BIN_EXE_meshkeeper"))
         .args(["serve", "--config"])
         .arg(folder.path().join("meshkeeper.yaml"))
         .stdout(Stdio::null())
-        .stderr(std::fs::File::create(folder.path().join("log")).unwrap())
+        .stderr(log.unwrap())
         .kill_on_drop(true)
         .spawn()
         .unwrap()
