@@ -69,6 +69,7 @@ const PURE: &[&str] = &[
     "registry/guard",
     "registry/guarded",
     "registry/index",
+    "registry/journal",
     "registry/layout",
     "registry/name",
     "registry/shape",

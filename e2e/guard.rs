@@ -211,15 +211,18 @@ async fn a_root_that_is_deleted_takes_no_endpoint_along_until_an_operator_lets_i
     assert!(refused.contains(" 403 "), "{refused}");
     rig.held(20).await;
 
-    let told = rig.server.command(&["release", "nothing"]).await;
-    assert!(!told.status.success());
-    let listed = rig.server.command(&["holds"]).await;
-    assert_eq!(String::from_utf8_lossy(&listed.stdout).lines().count(), 21);
+    assert_eq!(rig.server.command(&["release", "nothing"]).await.0, Some(1));
+    let (_, listed) = rig.server.command(&["holds"]).await;
+    assert_eq!(listed.lines().count(), 21, "{listed}");
     let told = rig.server.command(&["release", "orders"]).await;
-    assert_eq!(
-        String::from_utf8_lossy(&told.stdout),
-        "20 instances are released\n"
-    );
+    assert_eq!(told, (Some(0), "20 instances are released\n".to_owned()));
+    let (_, why) = rig
+        .server
+        .command(&["explain", "/services/orders/i7"])
+        .await;
+    for part in ["held", "an operator let it go"] {
+        assert!(why.contains(part), "{part}: {why}");
+    }
     rig.held(0).await;
     rig.hosts(0).await;
 }
@@ -272,7 +275,7 @@ async fn a_server_that_is_killed_while_it_holds_goes_on_holding_without_zookeepe
     register(&tree, &rig.backends[..5]).await;
     rig.held(15).await;
     let traffic = Traffic::start(rig.envoy.outbound, "orders");
-    written(&rig.server, 15).await;
+    written(&rig, 15).await;
     rig.server.kill().await;
     rig.zookeeper.kill();
 
@@ -315,9 +318,9 @@ async fn a_server_that_is_killed_while_it_holds_goes_on_holding_without_zookeepe
 }
 
 /// Until the file has so many held instances.
-async fn written(server: &MeshKeeper, held: usize) {
-    let identity = identity(&server.zookeeper);
-    let directory = server.folder().join("state");
+async fn written(rig: &Rig, held: usize) {
+    let identity = identity(&rig.zookeeper.connect());
+    let directory = rig.server.folder().join("state");
     until("the state is written", async || {
         let restored = meshkeeper::state::read(&directory, &identity).ok()??;
         let sum: usize = restored.held.iter().map(|service| service.held.len()).sum();

@@ -5,6 +5,7 @@
 mod admin;
 mod architecture;
 mod commands;
+mod fleets;
 mod guard;
 mod increments;
 mod introspection;
@@ -12,6 +13,7 @@ mod limits;
 mod mesh;
 mod on_demand;
 mod proxyless;
+mod registries;
 mod rendering;
 mod support;
 mod wire;

@@ -4,6 +4,7 @@
 pub mod backend;
 pub mod discovery;
 pub mod envoy;
+pub mod fleet;
 pub mod grpc;
 pub mod http;
 pub mod meshkeeper;

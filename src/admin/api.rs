@@ -204,13 +204,13 @@ struct ServiceView<'a> {
 }
 
 #[derive(Serialize)]
-struct InstanceView<'a> {
+pub(super) struct InstanceView<'a> {
     id: &'a str,
     address: String,
     port: u16,
     weight: Weight,
     zone: Option<&'a str>,
-    health: String,
+    pub health: String,
     state: &'static str,
     metadata: &'a Metadata,
     priority: u8,
@@ -238,7 +238,7 @@ impl<'a> ServiceView<'a> {
 }
 
 impl<'a> InstanceView<'a> {
-    fn of(instance: &'a Instance, state: &'static str) -> Self {
+    pub fn of(instance: &'a Instance, state: &'static str) -> Self {
         Self {
             id: instance.id(),
             address: instance.address.to_string(),
@@ -262,11 +262,19 @@ impl<'a> InstanceView<'a> {
 }
 
 /// Whether it is registered, or served for another reason.
-fn state(service: &Service, instance: &Instance, picture: &Picture) -> &'static str {
+pub(super) fn state(service: &Service, instance: &Instance, picture: &Picture) -> &'static str {
     let registry = &*instance.origin.source.registry;
     let mut registries = picture.registries.iter();
     match registries.find(|mirrored| *mirrored.name == *registry) {
-        Some(of) if of.holds.get(&service.name, instance.socket()).is_some() => "held",
+        Some(of)
+            if of
+                .view
+                .holds
+                .get(&service.name, instance.socket())
+                .is_some() =>
+        {
+            "held"
+        }
         Some(of) if of.restored.is_some() => "restored",
         _ => "registered",
     }
@@ -284,15 +292,15 @@ fn health(instance: &Instance) -> String {
 }
 
 #[derive(Serialize)]
-struct RejectedView<'a> {
+pub(super) struct RejectedView<'a> {
     registry: Option<&'a str>,
-    path: &'a str,
+    pub path: &'a str,
     format: &'a str,
-    reason: &'a str,
+    pub reason: &'a str,
 }
 
 /// Of each registry, then what they are in each other's way with.
-fn rejected_views(picture: &Picture) -> impl Iterator<Item = RejectedView<'_>> {
+pub(super) fn rejected_views(picture: &Picture) -> impl Iterator<Item = RejectedView<'_>> {
     let conflicts = picture.conflicts.iter();
     let conflicts = conflicts.map(|(name, rejected)| RejectedView::of(None, (name, rejected)));
     picture.registries.iter().flat_map(of_one).chain(conflicts)

@@ -213,7 +213,7 @@ tls: {}
         ("m.yaml:3:11: registries[0].root: ", "/services"),
         (
             "m.yaml:4:13: registries[0].format: ",
-            "auto, plain or curator",
+            "auto, plain, curator, dubbo",
         ),
         ("m.yaml:5:21: registries[0].sessionTimeout: ", "write `10s`"),
         ("m.yaml:6:16: xds.listen: ", "`0.0.0.0:15010`"),

@@ -16,7 +16,8 @@ use imbl::{OrdMap, OrdSet};
 
 use super::{
     Batch, Changes, Config, Former, Guarded, Rejected, Resolution, Restored, View,
-    guard::{self, Holds, Notice},
+    guard::{self, Notice},
+    journal::{Cause, Journal, What},
     reason::{Reason, quoted_path},
 };
 use crate::model::{Instance, Instances, Service, Socket, Touched};
@@ -27,6 +28,8 @@ pub struct Catalog {
     ranked: Vec<usize>,
     registries: Vec<Guarded>,
     merged: Merged,
+    journal: Journal,
+    rejections: BTreeMap<String, Rejected>,
 }
 
 /// What a mesh sees, and what each registry holds. Cloning costs nothing.
@@ -39,6 +42,8 @@ pub struct Picture {
     /// Services that are not served since a service of another registry has their host name, by
     /// name.
     pub conflicts: OrdMap<Arc<str>, Rejected>,
+    /// What happened lately.
+    pub journal: Journal,
 }
 
 /// One registry for itself.
@@ -48,8 +53,6 @@ pub struct Mirrored {
     pub view: View,
     /// Whether its whole tree was seen once, or what was restored is served.
     pub loaded: bool,
-    /// What is served though it is gone.
-    pub holds: Holds,
     /// Until the tree was seen, where there is a state of a former process.
     pub restored: Option<Restored>,
 }
@@ -64,22 +67,26 @@ impl Catalog {
                 .map(|config| Guarded::new(config, guard.clone()))
                 .collect(),
             merged: Merged::default(),
+            journal: Journal::default(),
+            rejections: BTreeMap::new(),
         }
     }
 
     /// Mirrors a batch of the registry at that place of the configuration, told at `now`
     /// (milliseconds since the epoch).
     pub fn apply(&mut self, registry: usize, batch: Batch, now: i64) -> Changes {
-        let Some(registry) = self.registries.get_mut(registry) else {
-            return Changes::new();
+        let cause = if batch.complete {
+            Cause::Comparison
+        } else {
+            Cause::Watch
         };
-        let changes = registry.apply(batch, now);
+        let changes = self.change(registry, now, cause, |registry| registry.apply(batch, now));
         self.merge(changes)
     }
 
     /// What changes by time alone.
     pub fn tick(&mut self, now: i64) -> Changes {
-        self.each(|registry| registry.tick(now))
+        self.each(now, Cause::Time, |registry| registry.tick(now))
     }
 
     /// When to tick next, in milliseconds since the epoch.
@@ -95,7 +102,9 @@ impl Catalog {
 
     /// What a host name resolves to, or why there is nothing.
     pub fn resolved(&mut self, host: &str, resolution: &Resolution, now: i64) -> Changes {
-        self.each(|registry| registry.resolved(host, resolution.clone(), now))
+        self.each(now, Cause::Resolution, |registry| {
+            registry.resolved(host, resolution.clone(), now)
+        })
     }
 
     /// Begins with what a former process knew of the registry at that place. Nothing was published before.
@@ -108,25 +117,35 @@ impl Catalog {
 
     /// Serves what was restored of the registries that were not seen yet; their places.
     pub fn serve_restored(&mut self) -> Vec<usize> {
-        let restored =
-            |(at, registry): (usize, &mut Guarded)| registry.serve_restored().then_some(at);
-        self.registries
-            .iter_mut()
-            .enumerate()
-            .filter_map(restored)
-            .collect()
+        let mut served = Vec::new();
+        for (at, registry) in self.registries.iter_mut().enumerate() {
+            if registry.serve_restored() {
+                served.push(at);
+            }
+        }
+        served
     }
 
     /// Lets go what is held of a service, or of all, in one registry or in all; with how many instances that
     /// were.
-    pub fn release(&mut self, registry: Option<&str>, service: Option<&str>) -> (usize, Changes) {
+    pub fn release(
+        &mut self,
+        registry: Option<&str>,
+        service: Option<&str>,
+        now: i64,
+    ) -> (usize, Changes) {
         let (mut released, mut all) = (0, Changes::new());
-        for of in &mut self.registries {
-            if registry.is_none_or(|name| *of.name() == *name) {
-                let (count, changes) = of.release(service);
-                released += count;
-                join(&mut all, changes);
+        for at in 0..self.registries.len() {
+            let is_meant = |of: &Guarded| registry.is_none_or(|name| *of.name() == *name);
+            if !self.registries.get(at).is_some_and(is_meant) {
+                continue;
             }
+            let changes = self.change(at, now, Cause::Operator, |registry| {
+                let (count, changes) = registry.release(service);
+                released += count;
+                changes
+            });
+            join(&mut all, changes);
         }
         (released, self.merge(all))
     }
@@ -151,12 +170,49 @@ impl Catalog {
         self.registries.get(at)
     }
 
-    fn each(&mut self, change: impl Fn(&mut Guarded) -> Changes) -> Changes {
+    fn each(
+        &mut self,
+        now: i64,
+        cause: Cause,
+        change: impl Fn(&mut Guarded) -> Changes,
+    ) -> Changes {
         let mut all = Changes::new();
-        for changes in self.registries.iter_mut().map(change) {
-            join(&mut all, changes);
+        for registry in 0..self.registries.len() {
+            join(&mut all, self.change(registry, now, cause, &change));
         }
         self.merge(all)
+    }
+
+    /// Changes one registry and writes down what became of it.
+    fn change(
+        &mut self,
+        registry: usize,
+        now: i64,
+        cause: Cause,
+        change: impl FnOnce(&mut Guarded) -> Changes,
+    ) -> Changes {
+        let Some(registry) = self.registries.get_mut(registry) else {
+            return Changes::new();
+        };
+        let (known, before) = (registry.loaded(), registry.view());
+        let changes = change(registry);
+        let (name, after) = (registry.name(), registry.view());
+        if known {
+            let views = (&before, &after);
+            self.journal.follow(now, &name, cause, views, &changes);
+        } else if registry.loaded() {
+            let services = after.services.len();
+            self.journal.record(now, &name, What::Loaded { services });
+        }
+        for (path, rejected) in registry.take_rejections() {
+            let what = What::Rejected {
+                path: path.clone(),
+                rejected: rejected.clone(),
+            };
+            self.journal.record(now, &name, what);
+            self.rejections.insert(path, rejected);
+        }
+        changes
     }
 
     pub fn picture(&self) -> Picture {
@@ -164,13 +220,13 @@ impl Catalog {
             name: registry.name(),
             view: registry.view(),
             loaded: registry.loaded(),
-            holds: registry.holds().clone(),
             restored: registry.restored(),
         };
         Picture {
             services: self.services(),
             registries: self.registries.iter().map(mirrored).collect(),
             conflicts: self.merged.conflicts.clone(),
+            journal: self.journal.clone(),
         }
     }
 
@@ -186,8 +242,7 @@ impl Catalog {
 
     /// The znodes that were rejected since the last call, by path.
     pub fn take_rejections(&mut self) -> BTreeMap<String, Rejected> {
-        let taken = self.registries.iter_mut().map(Guarded::take_rejections);
-        taken.flatten().collect()
+        std::mem::take(&mut self.rejections)
     }
 
     fn services(&self) -> OrdMap<Arc<str>, Arc<Service>> {

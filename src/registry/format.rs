@@ -1,31 +1,40 @@
-//! Payload formats: the bytes of one znode in, one instance or a reason out.
+//! Payload formats: one znode in, what it registers or a reason out.
 //!
-//! It refuses to know other znodes and the tree. Invariant: on any bytes a [`Format`] yields a valid
-//! instance or a [`Reason`], and never panics. `auto` asks the formats in the order of
+//! It refuses to know other znodes and the tree. Invariant: on any bytes and any name a [`Format`] yields a valid
+//! [`Registration`] or a [`Reason`], and never panics. `auto` asks the formats in the order of
 //! [`FormatChoice::candidates`], the most telling first, and takes the first that recognises the
 //! znode; that one alone decodes it, so that its reason is about the right format:
 //!
-//! 1. `curator`: a JSON object with a key that only Curator's discovery writes
-//! 2. `json`: any other JSON object
-//! 3. `plain`: everything else
+//! 1. `dubbo`: a name that is an encoded URL
+//! 2. `curator`: a JSON object with a key that only Curator's discovery writes
+//! 3. `serverset`: one with a key that only server sets have, or in a `member_…` or `vector_…`
+//! 4. `nerve`: a name that encodes an object, or an object with a key that only nerve writes
+//! 5. `json`: any other JSON object
+//! 6. `plain`: everything else
 //!
 //! A new format is a file here and a row in `candidates`. A decoder sees the znode's name and its
 //! Stat beside the data, for formats whose names carry the data. What a format knows beyond one
-//! address (named ports, weights of others) is told by its [`Registration`]. Host names are refused in one place,
-//! [`field::address`], until something resolves them.
+//! address (named ports, weights of others) is told by its [`Registration`].
 
 mod curator;
+mod dubbo;
 mod field;
 #[cfg(test)]
 mod golden;
+mod host;
 mod json;
+mod keys;
+mod nerve;
 mod plain;
 #[cfg(test)]
 mod properties;
+mod serverset;
 
-use std::{fmt, str::FromStr};
+use std::{cell::OnceCell, fmt, str::FromStr};
 
-pub use field::{connectable, weight_under};
+pub use field::weight_under;
+pub use host::connectable;
+use keys::Keys;
 
 use super::{
     Rejected, Stat,
@@ -45,6 +54,8 @@ pub struct Znode<'a> {
     pub name: &'a str,
     pub stat: Stat,
     text: Result<&'a str, Reason>,
+    /// Of the object, once a format has asked.
+    keys: OnceCell<Keys>,
 }
 
 impl<'a> Znode<'a> {
@@ -53,6 +64,7 @@ impl<'a> Znode<'a> {
             name,
             stat,
             text: text_of(data),
+            keys: OnceCell::new(),
         }
     }
 
@@ -68,6 +80,12 @@ impl<'a> Znode<'a> {
             .ok()
             .copied()
             .filter(|t| t.starts_with('{'))
+    }
+
+    /// The telling keys of a JSON object, or of what looks like one.
+    fn keys(&self) -> Option<Keys> {
+        let object = self.object()?;
+        Some(*self.keys.get_or_init(|| Keys::of(object)))
     }
 }
 
@@ -110,16 +128,32 @@ pub enum FormatChoice {
     Plain,
     /// Curator's service discovery: Spring Cloud, Dubbo 3 at application level and others.
     Curator,
+    /// Dubbo at interface level.
+    Dubbo,
+    /// Server sets of Finagle and Aurora, with their vectors.
+    Serverset,
+    /// What nerve of `SmartStack` registers.
+    Nerve,
 }
 
 impl FormatChoice {
-    pub const ALL: [Self; 3] = [Self::Auto, Self::Plain, Self::Curator];
+    pub const ALL: [Self; 6] = [
+        Self::Auto,
+        Self::Plain,
+        Self::Curator,
+        Self::Dubbo,
+        Self::Serverset,
+        Self::Nerve,
+    ];
 
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::Plain => "plain",
             Self::Curator => "curator",
+            Self::Dubbo => "dubbo",
+            Self::Serverset => "serverset",
+            Self::Nerve => "nerve",
         }
     }
 
@@ -127,16 +161,28 @@ impl FormatChoice {
     pub fn layout(self) -> Layout {
         match self {
             Self::Auto => Layout::mixed(),
-            Self::Plain | Self::Curator => Layout::flat(),
+            Self::Plain | Self::Curator | Self::Serverset => Layout::flat(),
+            Self::Dubbo => Layout::dubbo(),
+            Self::Nerve => Layout::nerve(),
         }
     }
 
     /// In the order in which they are asked.
     fn candidates(self) -> &'static [&'static dyn Format] {
         match self {
-            Self::Auto => &[&curator::Curator, &json::Json, &plain::Plain],
+            Self::Auto => &[
+                &dubbo::Dubbo,
+                &curator::Curator,
+                &serverset::Serverset,
+                &nerve::Nerve,
+                &json::Json,
+                &plain::Plain,
+            ],
             Self::Plain => &[&json::Json, &plain::Plain],
             Self::Curator => &[&curator::Curator],
+            Self::Dubbo => &[&dubbo::Dubbo],
+            Self::Serverset => &[&serverset::Serverset],
+            Self::Nerve => &[&nerve::Nerve],
         }
     }
 
@@ -172,29 +218,21 @@ impl fmt::Display for FormatChoice {
     }
 }
 
-/// Formats that the configuration knows and no decoder reads yet: the one place that says so.
-const PLANNED: [&str; 3] = ["dubbo", "serverset", "nerve"];
-
 /// A `format` that cannot be chosen.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FormatError {
-    #[error("format `{0}` is not supported yet; use auto, plain or curator")]
-    NotYet(&'static str),
-    #[error("format {0} is unknown; use auto, plain or curator")]
-    Unknown(String),
+#[error("format {0} is unknown; use {known}", known = known())]
+pub struct UnknownFormat(String);
+
+fn known() -> String {
+    FormatChoice::ALL.map(FormatChoice::as_str).join(", ")
 }
 
 impl FromStr for FormatChoice {
-    type Err = FormatError;
+    type Err = UnknownFormat;
 
-    fn from_str(text: &str) -> Result<Self, FormatError> {
-        if let Some(choice) = Self::ALL.into_iter().find(|c| c.as_str() == text) {
-            return Ok(choice);
-        }
-        Err(match PLANNED.into_iter().find(|p| *p == text) {
-            Some(planned) => FormatError::NotYet(planned),
-            None => FormatError::Unknown(quoted(text)),
-        })
+    fn from_str(text: &str) -> Result<Self, UnknownFormat> {
+        let known = Self::ALL.into_iter().find(|c| c.as_str() == text);
+        known.ok_or_else(|| UnknownFormat(quoted(text)))
     }
 }
 
@@ -216,21 +254,11 @@ mod tests {
     }
 
     #[test]
-    fn a_planned_format_is_refused_with_what_to_use() {
-        for planned in PLANNED {
-            assert_eq!(
-                planned.parse::<FormatChoice>().unwrap_err().to_string(),
-                format!("format `{planned}` is not supported yet; use auto, plain or curator")
-            );
-        }
-    }
-
-    #[test]
     fn an_unknown_format_is_refused() {
         let error = "Curator\n".parse::<FormatChoice>().unwrap_err();
         assert_eq!(
             error.to_string(),
-            r"format `Curator\n` is unknown; use auto, plain or curator"
+            r"format `Curator\n` is unknown; use auto, plain, curator, dubbo, serverset, nerve"
         );
     }
 
@@ -261,7 +289,10 @@ mod tests {
 
     #[test]
     fn a_fixed_format_reads_no_other() {
-        let rejected = rejected(FormatChoice::Curator, b"10.0.0.7:8080");
-        assert_eq!(rejected.format, "curator");
+        use FormatChoice::{Curator, Dubbo, Nerve, Serverset};
+        for choice in [Curator, Dubbo, Nerve, Serverset] {
+            let rejected = rejected(choice, b"10.0.0.7:8080");
+            assert_eq!(rejected.format, choice.as_str());
+        }
     }
 }

@@ -428,14 +428,15 @@ impl Index {
         };
         let title = Title::Excluded;
         let base = self.bases.entry(Arc::clone(&service));
-        let base = base.or_insert_with(|| Base::new(UNSEEN, title));
+        let base = base.or_insert_with(|| Base::new(UNSEEN, title, false));
         (service, base)
     }
 
     /// The service exists since `czxid`.
     fn ensure(&mut self, service: &Arc<str>, czxid: i64, dirty: &mut Dirty) {
         if !self.bases.contains_key(service) {
-            let base = Base::new(czxid, self.title(service));
+            let alone = self.config.layout.holds_instances(service);
+            let base = Base::new(czxid, self.title(service), alone);
             self.bases.insert(Arc::clone(service), base);
         }
         let Some(base) = self.bases.get_mut(service) else {

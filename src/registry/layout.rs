@@ -98,6 +98,12 @@ impl Layout {
         }
     }
 
+    /// Whether instances may stand right below a service; one where they may not exists by them alone.
+    pub fn holds_instances(&self, service: &str) -> bool {
+        // No fixed level has this name.
+        matches!(self.place(&format!("{service}/\0")), Place::Instance(_))
+    }
+
     /// Whether no pattern leads further.
     fn ends_at(&self, path: &str) -> bool {
         let depth = path.split('/').count();
@@ -223,6 +229,15 @@ mod tests {
             assert_eq!(layout.place(path), place, "{path}");
             assert_eq!(layout.role(path), role, "{path}");
         }
+    }
+
+    #[test]
+    fn instances_stand_right_below_a_service_where_a_pattern_says_so() {
+        assert!(Layout::flat().holds_instances("a"));
+        assert!(Layout::mixed().holds_instances("a"));
+        assert!(!Layout::dubbo().holds_instances("metadata"));
+        let deep: Layout = "*/jobs/*/*".parse().unwrap();
+        assert!(deep.holds_instances("www/jobs/prod"));
     }
 
     #[test]

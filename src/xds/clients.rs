@@ -11,9 +11,11 @@ use std::{
     time::SystemTime,
 };
 
+use serde::Serialize;
+
 use super::{
     metrics::Metrics,
-    status::{ClientStatus, TypeStatus},
+    status::{ClientStatus, State, TypeStatus},
     stream::Client,
 };
 use crate::{
@@ -25,8 +27,20 @@ use crate::{
 pub trait Inspect: Send + Sync {
     fn types(&self) -> Vec<(ResourceType, TypeStatus)>;
 
+    /// Whether it subscribes to a resource of that name.
+    fn wants(&self, kind: ResourceType, name: &str) -> bool;
+
     /// What of the set it subscribes to.
     fn served(&self, kind: ResourceType, set: &ResourceSet) -> Vec<Arc<Resource>>;
+}
+
+/// A client that subscribes to something.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Follower {
+    pub node_id: String,
+    /// Of the whole type on its stream.
+    pub state: State,
 }
 
 /// All open streams whose client is known.
@@ -93,6 +107,23 @@ impl Clients {
     pub fn list(&self) -> Vec<ClientStatus> {
         let entries = self.entries();
         entries.iter().map(|entry| entry.status()).collect()
+    }
+
+    /// Who subscribes to a resource, in the order in which they connected.
+    pub fn followers(&self, kind: ResourceType, name: &str) -> Vec<Follower> {
+        let entries = self.entries();
+        let following = entries
+            .iter()
+            .filter(|entry| entry.stream.wants(kind, name));
+        let follower = |entry: &Arc<Entry>| {
+            let types = entry.stream.types();
+            let state = types.into_iter().find(|(of, _)| *of == kind);
+            Follower {
+                node_id: entry.client.node_id.clone(),
+                state: state.map_or(State::NotSent, |(_, status)| status.state),
+            }
+        };
+        following.map(follower).collect()
     }
 
     /// The streams are asked after the list is let go, so that none waits for another.

@@ -329,6 +329,12 @@ impl<V: Variant + Send> Inspect for Mutex<Stream<V>> {
             .collect()
     }
 
+    fn wants(&self, kind: ResourceType, name: &str) -> bool {
+        let machine = self.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut interests = machine.interests();
+        interests.any(|(of, subscription)| of == kind && subscription.wants(name))
+    }
+
     fn served(&self, kind: ResourceType, set: &ResourceSet) -> Vec<Arc<Resource>> {
         let machine = self.lock().unwrap_or_else(PoisonError::into_inner);
         let interest = machine.interests().find(|(k, _)| *k == kind);

@@ -1,32 +1,28 @@
 //! Curator's service discovery: the JSON of its `ServiceInstance`.
 //!
-//! Written so by Spring Cloud ZooKeeper, by Dubbo 3 at application level and by Curator's own users.
-//! It refuses to know what a payload means beyond the keys that Spring Cloud and Dubbo share:
-//! `payload.metadata` holds `instance_status` (other than UP: not served), `weight` and `zone`, and
-//! all of it is the instance's metadata. A payload of another shape never fails an instance: the
-//! members of an object are shown as metadata, and no weight or zone is guessed from them. Where
-//! `port` is null the `sslPort` is served; it is shown as metadata in any case. `name`,
-//! `registrationTimeUTC`, `serviceType` and `uriSpec` are tolerated and say nothing here.
+//! Written so by Spring Cloud ZooKeeper, by Dubbo 3 at application level and by Curator's own users;
+//! [`payload`] knows what these put inside. It refuses to know more of them. The instance itself is at `port`, or at
+//! `sslPort` where there is no port; where there is an `sslPort` it is the named port `ssl` too.
+//! A payload adds others: `management` (Spring), one for each protocol (Dubbo). Settings that cannot
+//! be fail the instance, a named port that cannot be is left out. `name`, `registrationTimeUTC`,
+//! `serviceType` and `uriSpec` are tolerated and say nothing here.
 
-use std::{collections::BTreeMap, fmt};
+mod payload;
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{IgnoredAny, MapAccess, Visitor},
-};
-use serde_json::{Map, Value};
+use serde::Deserialize;
+use serde_json::Value;
 
 use super::{
     Format, Znode, field,
+    host::host,
     json::{missing, parse},
 };
-use crate::{
-    model::Health,
-    registry::{
-        reason::{Reason, shown},
-        registration::{Decoded, Host, Registration},
-    },
+use crate::registry::{
+    reason::Reason,
+    registration::{Decoded, Registration},
 };
+
+use payload::Payload;
 
 #[derive(Debug)]
 pub(super) struct Curator;
@@ -47,37 +43,43 @@ impl Format for Curator {
         "curator"
     }
 
-    /// A JSON object with a key of a `ServiceInstance`. The keys are walked only as far as the first
-    /// telling one, which also finds a format for what is broken behind it.
     fn recognises(&self, znode: &Znode<'_>) -> bool {
-        znode.object().is_some_and(has_telling_key)
+        znode
+            .keys()
+            .is_some_and(|keys| keys.curator || (keys.payload && !keys.host))
     }
 
     fn decode(&self, znode: &Znode<'_>) -> Result<Registration, Reason> {
         let instance: ServiceInstance = parse(znode)?;
         let address = field::text("address", instance.address.as_ref())?
-            .ok_or_else(|| missing("address", "register an IP address"))?;
+            .ok_or_else(|| missing("address", "register an IP address or a host name"))?;
         let (port, ssl_port) = instance.ports()?;
         let enabled = field::flag("enabled", instance.enabled.as_ref())?;
         let id = field::text("id", instance.id.as_ref())?;
         let payload = Payload::of(instance.payload);
 
-        let mut decoded = Decoded {
+        let own = Decoded {
             part: None,
             id,
-            host: Host::Ip(field::address(&address)?),
+            host: host(&address)?,
             port,
             weight: field::weight(payload.setting("weight"))?,
-            warm_up: None,
+            warm_up: payload.warm_up(),
             zone: field::text("zone", payload.setting("zone"))?,
             health: payload.health(enabled)?,
-            metadata: payload.metadata(),
+            metadata: payload.metadata(ssl_port),
         };
-        if let Some(port) = ssl_port {
-            let entry = decoded.metadata.entry("sslPort".to_owned());
-            entry.or_insert_with(|| port.to_string());
+        let ssl = ssl_port.map(|port| ("ssl".to_owned(), port));
+        let named = ssl.into_iter().chain(payload.ports());
+        let mut instances = vec![own];
+        for (name, port) in named {
+            instances.push(Decoded {
+                part: Some(name),
+                port,
+                ..instances[0].clone()
+            });
         }
-        Ok(Registration::Instances(vec![decoded]))
+        Ok(Registration::Instances(instances))
     }
 }
 
@@ -91,117 +93,5 @@ impl ServiceInstance {
             (None, Some(ssl)) => ssl.map(|port| (port, Some(port))),
             (None, None) => Err(missing("port", "register a port of 1..=65535")),
         }
-    }
-}
-
-/// The members of a payload, and whether they are settings or something of the application's own.
-struct Payload {
-    entries: Map<String, Value>,
-    settings: bool,
-}
-
-impl Payload {
-    fn of(payload: Option<Value>) -> Self {
-        let Some(Value::Object(mut payload)) = payload else {
-            return Self::settings(Map::new());
-        };
-        match payload.remove("metadata") {
-            Some(Value::Object(metadata)) => return Self::settings(metadata),
-            Some(Value::Null) => return Self::settings(Map::new()),
-            Some(other) => drop(payload.insert("metadata".to_owned(), other)),
-            None => {}
-        }
-        // Jackson's note of the class, which is no member.
-        payload.remove("@class");
-        Self {
-            entries: payload,
-            settings: false,
-        }
-    }
-
-    fn settings(entries: Map<String, Value>) -> Self {
-        Self {
-            entries,
-            settings: true,
-        }
-    }
-
-    fn setting(&self, key: &str) -> Option<&Value> {
-        self.entries.get(key).filter(|_| self.settings)
-    }
-
-    fn health(&self, enabled: bool) -> Result<Health, Reason> {
-        if !enabled {
-            return Ok(Health::Disabled("enabled is false".into()));
-        }
-        let status = field::text("instance_status", self.setting("instance_status"))?;
-        Ok(match status {
-            Some(status) if !status.eq_ignore_ascii_case("UP") => {
-                Health::Disabled(format!("instance_status is {}", shown(&status)).into())
-            }
-            _ => Health::Healthy,
-        })
-    }
-
-    fn metadata(self) -> BTreeMap<String, String> {
-        field::metadata(self.entries)
-    }
-}
-
-/// The keys that tell a `ServiceInstance` from the simple JSON form.
-#[derive(Deserialize)]
-#[serde(field_identifier)]
-enum Key {
-    #[serde(
-        rename = "sslPort",
-        alias = "registrationTimeUTC",
-        alias = "serviceType",
-        alias = "uriSpec"
-    )]
-    Telling,
-    /// Telling unless there is a `host`, which Curator does not write.
-    #[serde(rename = "payload")]
-    Payload,
-    #[serde(rename = "host")]
-    Host,
-    #[serde(other)]
-    Other,
-}
-
-fn has_telling_key(text: &str) -> bool {
-    let mut keys = Keys::default();
-    // Walking ends early on purpose, which serde takes for an error.
-    let _ = serde_json::Deserializer::from_str(text).deserialize_map(&mut keys);
-    keys.telling || (keys.payload && !keys.host)
-}
-
-#[derive(Default)]
-struct Keys {
-    telling: bool,
-    payload: bool,
-    host: bool,
-}
-
-impl<'de> Visitor<'de> for &mut Keys {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(key) = map.next_key()? {
-            match key {
-                Key::Telling => {
-                    self.telling = true;
-                    return Ok(());
-                }
-                Key::Payload => self.payload = true,
-                Key::Host => self.host = true,
-                Key::Other => {}
-            }
-            map.next_value::<IgnoredAny>()?;
-        }
-        Ok(())
     }
 }

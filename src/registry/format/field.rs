@@ -1,63 +1,17 @@
-//! The fields that formats share: addresses, ports, weights, flags, texts, metadata.
+//! The fields that formats share: ports, weights, flags, texts, metadata. Addresses are in `host`.
 //!
 //! It refuses to know the shapes that they stand in. Invariant: what passes is valid for every
-//! client. In particular:
-//! - An IPv4 address written as IPv6 (`::ffff:10.0.0.7`, as dual-stack JVMs do) becomes IPv4: it is
-//!   the same socket, and must not be served twice.
-//! - Control characters in texts become spaces. Neither Envoy nor gRPC rejects them in metadata or
-//!   in a zone, and real registrations hold them (a commit message of two lines), yet a value may
-//!   end in a header, where CR, LF and NUL are an attack. HTTP folds broken lines the same way.
+//! client. In particular, control characters in texts become spaces: neither Envoy nor gRPC rejects
+//! them in metadata or in a zone, and real registrations hold them (a commit message of two lines),
+//! yet a value may end in a header, where CR, LF and NUL are an attack. HTTP folds broken lines the
+//! same way.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
 use serde_json::{Map, Number, Value};
 
 use super::super::reason::{Reason, quoted};
 use crate::model::Weight;
-
-/// An IP literal, also in brackets, that a client can connect to.
-pub(super) fn address(text: &str) -> Result<IpAddr, Reason> {
-    let text = text.trim();
-    let bare = text
-        .strip_prefix('[')
-        .and_then(|t| t.strip_suffix(']'))
-        .unwrap_or(text);
-    match bare.parse::<IpAddr>() {
-        Ok(ip) => connectable(ip.to_canonical(), text),
-        Err(_) => Err(not_an_address(text)),
-    }
-}
-
-/// An IP that is one host's; `text` is how it was written.
-pub fn connectable(ip: IpAddr, text: &str) -> Result<IpAddr, Reason> {
-    let kind = if ip.is_unspecified() {
-        "every address of a host"
-    } else if ip.is_multicast() || ip == IpAddr::V4(std::net::Ipv4Addr::BROADCAST) {
-        "a group of hosts"
-    } else {
-        return Ok(ip);
-    };
-    Err(Reason::new(format!(
-        "address {} means {kind}; register the address of one",
-        quoted(text)
-    )))
-}
-
-fn not_an_address(text: &str) -> Reason {
-    let shown = quoted(text);
-    Reason::new(if text.is_empty() {
-        "address is empty; register an IP address".to_owned()
-    } else if is_host_name(text) {
-        format!("address {shown} is a host name; register an IP address")
-    } else {
-        format!("address {shown} is no IP address; register one, without port or scope")
-    })
-}
-
-fn is_host_name(text: &str) -> bool {
-    let host = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_');
-    text.chars().all(host) && text.contains(char::is_alphabetic)
-}
 
 /// A port as a number or as its digits.
 pub(super) fn port(field: &str, value: &Value) -> Result<u16, Reason> {
@@ -139,7 +93,7 @@ pub(super) fn is_blank(value: &Value) -> bool {
 }
 
 /// The whole number that a number without fraction or a text of one stands for.
-fn integer(value: &Value) -> Option<i64> {
+pub(super) fn integer(value: &Value) -> Option<i64> {
     match value {
         Value::Number(number) => whole(number),
         Value::String(text) => {
@@ -175,7 +129,7 @@ fn value_text_owned(value: Value) -> String {
     }
 }
 
-fn folded(text: String) -> String {
+pub(super) fn folded(text: String) -> String {
     if text.contains(char::is_control) {
         text.replace(char::is_control, " ")
     } else {
@@ -188,46 +142,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn an_ipv4_address_written_as_ipv6_becomes_ipv4() {
-        assert_eq!(address("::ffff:10.0.0.7"), address("10.0.0.7"));
-        assert_eq!(address("[::ffff:10.0.0.7]"), address(" 10.0.0.7\n"));
-    }
-
-    #[test]
-    fn an_address_that_no_client_connects_to_is_refused() {
-        for text in [
-            "0.0.0.0",
-            "::",
-            "::ffff:0.0.0.0",
-            "224.0.0.1",
-            "ff02::1",
-            "255.255.255.255",
-        ] {
-            assert!(address(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_host_name_is_told_from_a_broken_address() {
-        let reason = |text| address(text).unwrap_err().into_string();
-        assert_eq!(
-            reason("node-7.example"),
-            "address `node-7.example` is a host name; register an IP address"
-        );
-        for text in [
-            "10.0.0",
-            "10.0.0.256",
-            "010.0.0.1",
-            "10.0.0.7:80",
-            "fe80::1%eth0",
-            "[::1",
-            "1.2.3.4.5",
-        ] {
-            assert!(reason(text).contains("is no IP address"), "{text}");
-        }
-    }
 
     #[test]
     fn a_port_is_a_number_or_its_digits() {

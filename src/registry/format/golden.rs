@@ -1,9 +1,11 @@
-//! Golden pairs: `testdata/FORMAT/CASE.in` holds a znode's bytes, `CASE.out` what they decode to.
+//! Golden pairs: `testdata/FORMAT/CASE.in` holds a znode's bytes, `CASE.out` what they decode to; `CASE.name`
+//! holds its name where that matters, in one line, and is `i-1` elsewhere.
 //!
 //! The folder names the format that must be recognised. `MESHKEEPER_BLESS=1` rewrites the `.out`
 //! files; read the difference before it is committed. A `captured-` case was written by the real
-//! libraries (Curator 5.7.1, Spring Cloud ZooKeeper 4.1.0, Dubbo 3.2.0) from made-up values. Curator's
-//! serializer writes `enabled` only out of its compatible mode, which is on unless told otherwise.
+//! libraries from made-up values: Curator 5.7.1 and 5.9.0, Spring Cloud ZooKeeper 4.1.0 and 4.3.0, Dubbo 3.2.0 and 3.3.5,
+//! Finagle 24.2.0 (`ServerSetImpl`), kazoo 2.11.0. Curator's serializer writes `enabled` only out of
+//! its compatible mode, which is on unless told otherwise. Nerve's are by its documented form.
 
 use std::{
     env, fs,
@@ -28,19 +30,44 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// Every case: its format's folder, its file and its bytes.
-pub(super) fn cases() -> Vec<(String, PathBuf, Vec<u8>)> {
-    let mut cases = Vec::new();
+pub(super) struct Case {
+    /// Its format's folder.
+    folder: String,
+    path: PathBuf,
+    pub(super) name: String,
+    pub(super) data: Vec<u8>,
+}
+
+impl Case {
+    fn read(folder: &str, path: PathBuf) -> Self {
+        let name = fs::read_to_string(path.with_extension("name"));
+        Self {
+            folder: folder.to_owned(),
+            name: name.map_or("i-1".to_owned(), |name| name.trim_end().to_owned()),
+            data: fs::read(&path).unwrap(),
+            path,
+        }
+    }
+
+    fn znode(&self) -> Znode<'_> {
+        Znode::new(&self.name, &self.data, Stat::default())
+    }
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases: Vec<Case> = Vec::new();
     for folder in entries(&testdata()) {
         let format = folder.file_name().unwrap().to_str().unwrap().to_owned();
         for path in entries(&folder) {
             match path.extension().and_then(|e| e.to_str()) {
-                Some("in") => cases.push((format.clone(), path.clone(), fs::read(&path).unwrap())),
-                Some("out") => assert!(path.with_extension("in").exists(), "{}", path.display()),
-                _ => panic!("{} is neither .in nor .out", path.display()),
+                Some("in") => cases.push(Case::read(&format, path)),
+                Some("out" | "name") => {
+                    assert!(path.with_extension("in").exists(), "{}", path.display());
+                }
+                _ => panic!("{} is neither .in nor .out nor .name", path.display()),
             }
         }
-        let has_cases = cases.last().is_some_and(|(of, ..)| *of == format);
+        let has_cases = cases.last().is_some_and(|case| case.folder == format);
         assert!(has_cases, "{} has no case", folder.display());
     }
     cases
@@ -78,33 +105,33 @@ fn instance(decoded: &Decoded) -> Value {
 }
 
 #[test]
-fn every_payload_decodes_to_what_stands_beside_it() {
+fn every_znode_decodes_to_what_stands_beside_it() {
     let bless = env::var_os("MESHKEEPER_BLESS").is_some();
-    for (folder, path, data) in cases() {
-        let znode = Znode::new("i-1", &data, Stat::default());
-        let found = readable(&FormatChoice::Auto.decode(&znode));
+    for case in cases() {
+        let found = readable(&FormatChoice::Auto.decode(&case.znode()));
         let text = format!("{found:#}\n");
-        let out = path.with_extension("out");
+        let out = case.path.with_extension("out");
         if bless {
             fs::write(&out, &text).unwrap();
         }
         let expected = fs::read_to_string(&out).unwrap_or_default();
-        assert_eq!(text, expected, "{}", path.display());
-        assert_eq!(found["format"], folder.as_str(), "{}", path.display());
+        assert_eq!(text, expected, "{}", case.path.display());
+        let folder = case.folder.as_str();
+        assert_eq!(found["format"], folder, "{}", case.path.display());
     }
 }
 
 #[test]
 fn a_fixed_format_decodes_what_auto_does() {
-    for (folder, path, data) in cases() {
-        let fixed = match folder.as_str() {
+    for case in cases() {
+        let fixed = match case.folder.as_str() {
             "auto" => continue,
-            "curator" => FormatChoice::Curator,
-            _ => FormatChoice::Plain,
+            "json" => FormatChoice::Plain,
+            folder => folder.parse().unwrap(),
         };
-        let znode = Znode::new("i-1", &data, Stat::default());
-        let outcome = FormatChoice::Auto.decode(&znode);
-        assert_eq!(fixed.decode(&znode), outcome, "{}", path.display());
+        let outcome = FormatChoice::Auto.decode(&case.znode());
+        let fixed = fixed.decode(&case.znode());
+        assert_eq!(fixed, outcome, "{}", case.path.display());
     }
 }
 

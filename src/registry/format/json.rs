@@ -4,16 +4,16 @@
 //! `weight`, `zone`, `healthy`, `enabled`, `metadata`; others are tolerated. `healthy: false` is told
 //! to clients, `enabled: false` takes the instance out. A `metadata` that is no object says nothing.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use super::{Format, Znode, field};
+use super::{Format, Znode, field, host};
 use crate::{
     model::Health,
     registry::{
-        reason::Reason,
+        reason::{Reason, quoted},
         registration::{Decoded, Host, Registration},
     },
 };
@@ -48,7 +48,7 @@ impl Format for Json {
         Ok(Registration::Instances(vec![Decoded {
             part: None,
             id: field::text("id", payload.id.as_ref())?,
-            host: Host::Ip(payload.address()?),
+            host: payload.host()?,
             port: match payload.port.as_ref() {
                 Some(port) => field::port("port", port)?,
                 None => return Err(missing("port", "add \"port\": 1..=65535")),
@@ -67,17 +67,23 @@ impl Format for Json {
 
 impl Payload {
     /// `host` and `address` mean the same; where one is a host name beside an IP, the IP is meant.
-    fn address(&self) -> Result<IpAddr, Reason> {
+    fn host(&self) -> Result<Host, Reason> {
         let read = |name, value: &Option<Value>| {
             let text = field::text(name, value.as_ref())?;
-            Ok::<_, Reason>(text.map(|text| field::address(&text)))
+            Ok::<_, Reason>(text.map(|text| host::host(&text)))
         };
         match (read("host", &self.host)?, read("address", &self.address)?) {
-            (None, None) => Err(missing("address", "add \"address\" with an IP address")),
-            (Some(Ok(host)), Some(Ok(address))) if host != address => Err(Reason::new(format!(
-                "host `{host}` and address `{address}` differ; keep one"
-            ))),
-            (Some(Ok(ip)), _) | (_, Some(Ok(ip))) => Ok(ip),
+            (None, None) => Err(missing("address", "add \"address\"")),
+            (Some(Ok(a)), Some(Ok(b))) => match (a, b) {
+                (ip @ Host::Ip(_), Host::Name(_)) | (Host::Name(_), ip @ Host::Ip(_)) => Ok(ip),
+                (a, b) if a == b => Ok(a),
+                (a, b) => {
+                    let (a, b) = (quoted(&host::text(&a)), quoted(&host::text(&b)));
+                    let reason = format!("host {a} and address {b} differ; keep one");
+                    Err(Reason::new(reason))
+                }
+            },
+            (Some(Ok(host)), _) | (_, Some(Ok(host))) => Ok(host),
             (Some(Err(reason)), _) | (None, Some(Err(reason))) => Err(reason),
         }
     }
@@ -94,9 +100,13 @@ impl Payload {
     }
 }
 
-/// Reads a JSON object into `T`. A list is refused first: serde would fill the fields in order.
-pub(super) fn parse<'a, T: Deserialize<'a>>(znode: &Znode<'a>) -> Result<T, Reason> {
-    let text = znode.text()?;
+/// Reads a JSON object into `T`.
+pub(super) fn parse<T: DeserializeOwned>(znode: &Znode<'_>) -> Result<T, Reason> {
+    parse_text(znode.text()?)
+}
+
+/// A list is refused first: serde would fill the fields in order.
+pub(super) fn parse_text<T: DeserializeOwned>(text: &str) -> Result<T, Reason> {
     if !text.starts_with('{') {
         return Err(Reason::new("payload is no JSON object; write {…}"));
     }

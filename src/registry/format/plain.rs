@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{Format, Znode, field};
+use super::{Format, Znode, field, host::host};
 use crate::{
     model::{Health, Weight},
     registry::{
         reason::{Reason, quoted},
-        registration::{Decoded, Host, Registration},
+        registration::{Decoded, Registration},
     },
 };
 
@@ -31,11 +31,11 @@ impl Format for Plain {
     }
 
     fn decode(&self, znode: &Znode<'_>) -> Result<Registration, Reason> {
-        let (host, port) = split(znode.text()?)?;
+        let (address, port) = split(znode.text()?)?;
         Ok(Registration::Instances(vec![Decoded {
             part: None,
             id: None,
-            host: Host::Ip(field::address(host)?),
+            host: host(address)?,
             port: digits(port)?,
             weight: Weight::default(),
             warm_up: None,

@@ -76,14 +76,15 @@ impl Guard {
         since: Time,
     ) -> bool {
         let name = &service.name;
-        let level = self.levels.get(name).cloned().unwrap_or_default();
         let hold = self.holds.services.get(name);
         // After its time a hold lets go what it has, and takes nothing more.
         let open = hold.is_some_and(|hold| hold.since > self.over(now));
-        let trips =
-            open || self.holds.trip.is_some() || self.trips(&level, self.config.service_share);
+        let (level, share) = (self.levels.get(name), self.config.service_share);
+        let trips = open
+            || self.holds.trip.is_some()
+            || level.is_some_and(|level| self.trips(level, share));
         let room = if trips { self.room(name) } else { 0 };
-        let target = level.peak();
+        let target = level.map_or(0, Level::peak);
         for (nth, instance) in lost.into_iter().enumerate() {
             if nth < room {
                 self.keep(service, target, instance, since);
@@ -100,12 +101,11 @@ impl Guard {
 
     /// How many more of a service may be held. One for one, what came on other addresses stands for what went.
     fn room(&self, name: &str) -> usize {
-        let level = self.levels.get(name).cloned().unwrap_or_default();
+        let level = self.levels.get(name);
+        let (peak, present) = level.map_or((0, 0), |level| (level.peak(), level.present()));
         let hold = self.holds.services.get(name);
         let (target, held) = hold.map_or((0, 0), |hold| (hold.target, hold.held.len()));
-        target
-            .max(level.peak())
-            .saturating_sub(level.present() + held)
+        target.max(peak).saturating_sub(present + held)
     }
 
     /// Holds what went shortly before, of these services or of all: it is of the same loss. The last that went

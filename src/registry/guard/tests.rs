@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::model::{Instances, Metadata, Origin, Weight};
+use crate::model::{Health, Instances, Metadata, Origin, Weight};
 
 /// A registry under guard.
 pub(super) struct Rig {

@@ -27,6 +27,8 @@ pub(super) struct Base {
     /// The znode or something below it exists.
     pub there: bool,
     pub title: Title,
+    /// Whether it may exist without instances.
+    alone: bool,
     /// What stands between it and its instances.
     pub between: BTreeSet<Arc<str>>,
     pub entries: BTreeMap<Arc<str>, Entry>,
@@ -110,11 +112,12 @@ impl Touches {
 }
 
 impl Base {
-    pub fn new(czxid: i64, title: Title) -> Self {
+    pub fn new(czxid: i64, title: Title, alone: bool) -> Self {
         Self {
             czxid,
             there: true,
             title,
+            alone,
             between: BTreeSet::new(),
             entries: BTreeMap::new(),
             own: Roster::default(),
@@ -156,11 +159,11 @@ impl Base {
         factors.collect()
     }
 
-    /// Whether there is such a service. Consumers leave znodes too, so one with a level between it
-    /// and its instances exists by these alone.
+    /// Whether there is such a service. Consumers leave znodes too, and others have siblings that are
+    /// none, so one with a level between it and its instances exists by these alone.
     pub fn exists(&self, part: Option<&Arc<str>>) -> bool {
         let registered = self.roster(part).is_some_and(|roster| !roster.is_empty());
-        let bare = part.is_none() && self.between.is_empty();
+        let bare = part.is_none() && self.alone && self.between.is_empty();
         self.there && self.is_named() && (bare || registered)
     }
 

@@ -182,7 +182,8 @@ fn warmed(weight: Weight, warm_up: WarmUp, now: i64) -> (Weight, Option<i64>) {
     let lasts = i64::from(warm_up.lasts.max(1));
     let elapsed = now.saturating_sub(warm_up.since);
     let step = (elapsed.max(0).saturating_mul(STEPS) / lasts).min(STEPS);
-    if step == STEPS {
+    // Who drains is not warmed up.
+    if step == STEPS || weight == Weight::DRAIN {
         return (weight, None);
     }
     let warm = i64::from(weight.get()) * step / STEPS;

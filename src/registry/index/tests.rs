@@ -600,6 +600,25 @@ fn a_service_with_a_level_before_its_instances_exists_by_these_alone() {
 }
 
 #[test]
+fn what_stands_beside_services_that_need_a_level_is_none() {
+    let mut index = Index::new(Config {
+        layout: Layout::dubbo(),
+        ..index().config
+    });
+    apply(&mut index, [put("metadata", "", 1, 1)]);
+    assert_eq!(names(&index), [""; 0]);
+    apply(
+        &mut index,
+        [
+            put("com.foo.Bar", "", 2, 2),
+            put("com.foo.Bar/providers", "", 3, 3),
+            put("com.foo.Bar/providers/i", "10.0.0.1:80", 4, 4),
+        ],
+    );
+    assert_eq!(names(&index), ["com.foo.Bar"]);
+}
+
+#[test]
 fn a_part_is_a_service_of_its_own_while_it_has_instances() {
     let mut index = index();
     let admin = || Decoded {
@@ -665,6 +684,23 @@ fn a_weight_ramps_up_while_time_goes_on() {
         seen.push(weights(&index, "s")[0].1);
     }
     assert_eq!(seen, [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]);
+}
+
+#[test]
+fn what_drains_does_not_ramp_up() {
+    let mut index = index();
+    let drained = Decoded {
+        weight: Weight::DRAIN,
+        warm_up: Some(WarmUp {
+            since: 1_000,
+            lasts: 100_000,
+        }),
+        ..decoded(ip(1))
+    };
+    let registration = Registration::Instances(vec![drained]);
+    register(&mut index, "s/i", registration, 1_000);
+    assert_eq!(weights(&index, "s"), [("10.0.0.1".to_owned(), 0)]);
+    assert_eq!(index.due(), None);
 }
 
 #[test]

@@ -1,0 +1,5 @@
+package fleet;
+
+public interface Clock {
+    long now();
+}

@@ -1,0 +1,5 @@
+package fleet;
+
+public interface Greeter {
+    String greet(String name);
+}

@@ -1,0 +1,498 @@
+//! What happened to services and instances, and why: the last of it.
+//!
+//! An entry holds the instance before and after, and is put into words only when somebody asks. It
+//! refuses to know the clock. Invariants: at most [`LENGTH`] entries are kept, the newest; a first load
+//! is one entry, since nothing happened then that an operator would ask about.
+
+use std::{fmt::Write, net::SocketAddr, sync::Arc};
+
+use imbl::Vector;
+
+use super::{Changes, Rejected, View};
+use crate::model::{Health, Instance, Service, Socket, Touched};
+
+/// Some minutes of a large mesh in turmoil, some days of a calm one.
+pub const LENGTH: usize = 10_000;
+
+/// The newest last. Cloning costs nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Journal(Vector<Arc<Entry>>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Milliseconds since the epoch.
+    pub at: i64,
+    pub registry: Arc<str>,
+    pub what: What,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// The registry was read for the first time.
+    Loaded { services: usize },
+    /// An instance appeared (no `before`), changed or went (no `after`).
+    Instance {
+        service: Arc<str>,
+        before: Option<Arc<Instance>>,
+        after: Option<Arc<Instance>>,
+        cause: Cause,
+    },
+    /// A service appeared or went.
+    Service { name: Arc<str>, there: bool },
+    /// An instance went and stays served, since too many went with it.
+    Held {
+        service: Arc<str>,
+        instance: Arc<Instance>,
+    },
+    /// One that was held is registered again.
+    Returned {
+        service: Arc<str>,
+        instance: Arc<Instance>,
+    },
+    /// A znode, by its full path, cannot be served as it stands.
+    Rejected { path: String, rejected: Rejected },
+}
+
+/// How a change became known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// A watch told of it.
+    Watch,
+    /// All was read again, after an outage as a rule, and it was another.
+    Comparison,
+    /// Its time had come: a weight that ramps up, a registration that lapsed.
+    Time,
+    /// A host name resolves to other addresses.
+    Resolution,
+    /// It was gone before and held, until somebody said that it may go.
+    Operator,
+    /// It was gone before and held, until as many were there again or its time was over.
+    Hold,
+}
+
+impl Journal {
+    pub fn entries(&self) -> impl DoubleEndedIterator<Item = &Arc<Entry>> {
+        self.0.iter()
+    }
+
+    pub fn record(&mut self, at: i64, registry: &Arc<str>, what: What) {
+        if self.0.len() >= LENGTH {
+            self.0.pop_front();
+        }
+        self.0.push_back(Arc::new(Entry {
+            at,
+            registry: Arc::clone(registry),
+            what,
+        }));
+    }
+
+    /// Records what changed from one view of a registry to the next.
+    pub fn follow(
+        &mut self,
+        at: i64,
+        registry: &Arc<str>,
+        cause: Cause,
+        (before, after): (&View, &View),
+        changes: &Changes,
+    ) {
+        for (service, held) in after.holds.since(&before.holds) {
+            let instance = Arc::clone(&held.instance);
+            self.record(at, registry, What::Held { service, instance });
+        }
+        for (service, held) in before.holds.since(&after.holds) {
+            let published = after.services.get(&service);
+            let instance = published.and_then(|s| s.instances.get(held.instance.socket()));
+            if let Some(instance) = instance.map(Arc::clone) {
+                self.record(at, registry, What::Returned { service, instance });
+            }
+        }
+        let holds = &before.holds;
+        for (name, touched) in changes {
+            let services = [before, after].map(|view| view.services.get(name));
+            if let [was, is] = services.map(|service| service.is_some())
+                && was != is
+            {
+                let name = Arc::clone(name);
+                self.record(at, registry, What::Service { name, there: is });
+            }
+            for socket in sockets(touched, services) {
+                let [before, after] =
+                    services.map(|service| service?.instances.get(socket).cloned());
+                if before
+                    .as_deref()
+                    .zip(after.as_deref())
+                    .is_some_and(|(b, a)| b.is_like(a))
+                {
+                    continue;
+                }
+                let service = Arc::clone(name);
+                let held = holds.get(name, socket).is_some() && after.is_none();
+                let cause = match cause {
+                    Cause::Operator => cause,
+                    _ if held => Cause::Hold,
+                    _ => cause,
+                };
+                let what = What::Instance {
+                    service,
+                    before,
+                    after,
+                    cause,
+                };
+                self.record(at, registry, what);
+            }
+        }
+    }
+}
+
+fn sockets(touched: &Touched, services: [Option<&Arc<Service>>; 2]) -> Vec<Socket> {
+    match touched {
+        Touched::Some(sockets) => sockets.iter().copied().collect(),
+        Touched::All => {
+            let services = services.into_iter().flatten();
+            let instances = services.flat_map(|service| service.instances.iter());
+            let mut sockets: Vec<_> = instances.map(|instance| instance.socket()).collect();
+            sockets.sort_unstable();
+            sockets.dedup();
+            sockets
+        }
+    }
+}
+
+impl What {
+    /// `registered`, `changed`, `removed`, …
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Loaded { .. } => "loaded",
+            Self::Instance { before: None, .. } => "registered",
+            Self::Instance { after: None, .. } => "removed",
+            Self::Instance { .. } => "changed",
+            Self::Service { there: true, .. } => "appeared",
+            Self::Service { there: false, .. } => "gone",
+            Self::Held { .. } => "held",
+            Self::Returned { .. } => "returned",
+            Self::Rejected { .. } => "rejected",
+        }
+    }
+
+    pub fn service(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Instance { service, .. }
+            | Self::Held { service, .. }
+            | Self::Returned { service, .. } => Some(service),
+            Self::Service { name, .. } => Some(name),
+            Self::Loaded { .. } | Self::Rejected { .. } => None,
+        }
+    }
+
+    pub fn instance(&self) -> Option<&Arc<Instance>> {
+        match self {
+            Self::Instance { before, after, .. } => after.as_ref().or(before.as_ref()),
+            Self::Held { instance, .. } | Self::Returned { instance, .. } => Some(instance),
+            _ => None,
+        }
+    }
+
+    /// The full path of the znode, where one is meant.
+    pub fn path(&self) -> Option<String> {
+        match self {
+            Self::Rejected { path, .. } => Some(path.clone()),
+            _ => self.instance().map(|instance| instance.origin.path()),
+        }
+    }
+
+    /// Why, in words.
+    pub fn why(&self) -> String {
+        match self {
+            Self::Loaded { services } => format!("the registry was read: {services} services"),
+            Self::Service { there: true, .. } => "its znode, or an instance of it, appeared".into(),
+            Self::Service { there: false, .. } => "nothing of it is there any more".into(),
+            Self::Held { instance, .. } => {
+                removed(instance, Cause::Watch) + "; too many went with it, so it stays served"
+            }
+            Self::Returned { instance, .. } => {
+                registered(instance, Cause::Watch) + "; it is held no more"
+            }
+            Self::Rejected { rejected, .. } => rejected.reason.clone(),
+            Self::Instance {
+                before,
+                after,
+                cause,
+                ..
+            } => match (before, after) {
+                (None, Some(new)) => registered(new, *cause),
+                (Some(old), None) => removed(old, *cause),
+                (Some(old), Some(new)) => changed(old, new, *cause),
+                (None, None) => String::new(),
+            },
+        }
+    }
+}
+
+fn registered(new: &Instance, cause: Cause) -> String {
+    let origin = &new.origin;
+    let mut why = format!("{} (czxid {}", origin.path(), origin.czxid);
+    if origin.session != 0 {
+        let _ = write!(why, ", session 0x{:x}", origin.session);
+    }
+    why.push(')');
+    why + found(cause)
+}
+
+fn removed(old: &Instance, cause: Cause) -> String {
+    let gone = match old.origin.session {
+        0 => "its znode was deleted".to_owned(),
+        session => format!("its znode was deleted, or session 0x{session:x} ended or expired"),
+    };
+    match cause {
+        Cause::Watch | Cause::Time => gone,
+        Cause::Resolution => "its host name does not resolve to this address any more".to_owned(),
+        Cause::Comparison => gone + found(cause),
+        Cause::Operator => gone + "; it was held, and an operator let it go",
+        Cause::Hold => gone + "; it was held, and the hold is over",
+    }
+}
+
+fn found(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Comparison => "; found by comparing all with ZooKeeper",
+        Cause::Resolution => "; its host name resolves to this address now",
+        Cause::Watch | Cause::Time | Cause::Operator | Cause::Hold => "",
+    }
+}
+
+fn changed(old: &Instance, new: &Instance, cause: Cause) -> String {
+    let mut parts = Vec::new();
+    if old.weight != new.weight {
+        parts.push(format!(
+            "weight {} → {}",
+            old.weight.get(),
+            new.weight.get()
+        ));
+    }
+    if old.zone != new.zone {
+        let zone = |i: &Instance| i.zone.as_deref().unwrap_or("none").to_owned();
+        parts.push(format!("zone {} → {}", zone(old), zone(new)));
+    }
+    if old.health != new.health {
+        parts.push(format!("health {} → {}", health(old), health(new)));
+    }
+    if old.id() != new.id() {
+        parts.push(format!("id {} → {}", old.id(), new.id()));
+    }
+    if old.metadata != new.metadata {
+        parts.push("metadata".to_owned());
+    }
+    if old.origin.znode != new.origin.znode {
+        parts.push(format!("now registered by {}", new.origin.path()));
+    }
+    if cause == Cause::Time {
+        parts.push("its time had come".to_owned());
+    }
+    let mzxid = new.origin.mzxid;
+    format!("{} (mzxid {mzxid}){}", parts.join(", "), found(cause))
+}
+
+fn health(instance: &Instance) -> String {
+    match &instance.health {
+        Health::Healthy => "healthy".to_owned(),
+        Health::Degraded => "degraded".to_owned(),
+        Health::Unhealthy => "unhealthy".to_owned(),
+        Health::Disabled(why) => format!("disabled ({why})"),
+    }
+}
+
+impl Entry {
+    /// Whether it tells of this service, address and port, or znode (by full path).
+    pub fn concerns(&self, subject: &Subject<'_>) -> bool {
+        match subject {
+            Subject::Service(name) => self
+                .what
+                .service()
+                .is_some_and(|service| &**service == *name),
+            Subject::Socket(socket) => {
+                let of = |i: &Arc<Instance>| SocketAddr::from(i.socket()) == *socket;
+                self.what.instance().is_some_and(of)
+            }
+            Subject::Znode(path) => match &self.what {
+                What::Rejected { path: of, .. } => of == path,
+                What::Held { instance, .. } | What::Returned { instance, .. } => {
+                    instance.origin.path() == **path
+                }
+                What::Instance { before, after, .. } => {
+                    let mut both = before.iter().chain(after);
+                    both.any(|instance| instance.origin.path() == **path)
+                }
+                _ => false,
+            },
+        }
+    }
+}
+
+/// What an operator asks about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject<'a> {
+    Socket(SocketAddr),
+    /// A full path, below the connect string's chroot.
+    Znode(&'a str),
+    Service(&'a str),
+}
+
+impl<'a> Subject<'a> {
+    /// `10.0.0.7:8080`, `/services/orders/i-1`, or else a service's name.
+    pub fn of(text: &'a str) -> Self {
+        match text.parse() {
+            Ok(socket) => Self::Socket(socket),
+            Err(_) if text.starts_with('/') => Self::Znode(text),
+            Err(_) => Self::Service(text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::{Metadata, Origin, Weight},
+        registry::guard::{self, Guard},
+    };
+
+    fn instance(weight: u32, session: i64) -> Arc<Instance> {
+        Arc::new(Instance {
+            own_id: None,
+            address: [10, 0, 0, 1].into(),
+            port: 80,
+            weight: Weight::new(weight).unwrap(),
+            zone: None,
+            health: Health::Healthy,
+            priority: 0,
+            metadata: Metadata::default(),
+            origin: Origin {
+                znode: "orders/i-1".into(),
+                czxid: 7,
+                mzxid: 8,
+                session,
+                ..Origin::default()
+            },
+        })
+    }
+
+    fn view(instances: &[Arc<Instance>]) -> View {
+        let service = Service {
+            name: "orders".into(),
+            host: "orders".into(),
+            registry: "main".into(),
+            instances: instances.iter().cloned().collect(),
+        };
+        View {
+            services: [(Arc::from("orders"), Arc::new(service))]
+                .into_iter()
+                .collect(),
+            ..View::default()
+        }
+    }
+
+    fn told(before: &View, after: &View, cause: Cause) -> Vec<(&'static str, String)> {
+        let mut journal = Journal::default();
+        let changes = Changes::from([("orders".into(), Touched::All)]);
+        journal.follow(0, &"main".into(), cause, (before, after), &changes);
+        let entries = journal.entries();
+        entries.map(|e| (e.what.verb(), e.what.why())).collect()
+    }
+
+    #[test]
+    fn it_says_what_happened_and_why() {
+        let (none, one) = (View::default(), view(&[instance(100, 0x2a)]));
+        let came = told(&none, &one, Cause::Watch);
+        assert_eq!(came[0].0, "appeared");
+        assert_eq!(came[1].0, "registered");
+        assert_eq!(came[1].1, "/orders/i-1 (czxid 7, session 0x2a)");
+        let went = told(&one, &view(&[]), Cause::Watch);
+        assert_eq!(
+            went,
+            [(
+                "removed",
+                "its znode was deleted, or session 0x2a ended or expired".to_owned()
+            )]
+        );
+        let missed = told(&view(&[instance(1, 0)]), &view(&[]), Cause::Comparison);
+        assert!(
+            missed[0]
+                .1
+                .starts_with("its znode was deleted; found by comparing")
+        );
+        let heavier = told(&one, &view(&[instance(300, 0x2a)]), Cause::Watch);
+        assert_eq!(
+            heavier,
+            [("changed", "weight 100 → 300 (mzxid 8)".to_owned())]
+        );
+        assert!(told(&one, &one, Cause::Watch).is_empty());
+    }
+
+    #[test]
+    fn what_is_held_is_told_with_how_it_ended() {
+        let mut guard = Guard::new(guard::Config {
+            minimum: 1,
+            ..guard::Config::default()
+        });
+        let mut journal = Journal::default();
+        let mut before = View::default();
+        let mut step = |guard: &mut Guard, mirrored: &View, cause| {
+            let changes = if cause == Cause::Operator {
+                guard.release(None)
+            } else {
+                let touched = Changes::from([("orders".into(), Touched::All)]);
+                guard.apply(&mirrored.services, touched, 0, guard::Cause::default())
+            };
+            let after = View {
+                services: guard.published().clone(),
+                holds: guard.holds().clone(),
+                ..View::default()
+            };
+            journal.follow(0, &"main".into(), cause, (&before, &after), &changes);
+            before = after;
+            let last = journal.entries().next_back().unwrap();
+            (last.what.verb(), last.what.why())
+        };
+        let (all, none) = (view(&[instance(1, 0)]), view(&[]));
+        step(&mut guard, &all, Cause::Watch);
+        let (verb, why) = step(&mut guard, &none, Cause::Watch);
+        assert_eq!(verb, "held");
+        assert!(
+            why.ends_with("too many went with it, so it stays served"),
+            "{why}"
+        );
+        assert_eq!(step(&mut guard, &all, Cause::Watch).0, "returned");
+        step(&mut guard, &none, Cause::Watch);
+        let (verb, why) = step(&mut guard, &none, Cause::Operator);
+        assert_eq!(verb, "removed");
+        assert!(why.ends_with("an operator let it go"), "{why}");
+    }
+
+    #[test]
+    fn it_is_found_by_service_address_and_znode() {
+        let mut journal = Journal::default();
+        let changes = Changes::from([("orders".into(), Touched::All)]);
+        let (none, one) = (View::default(), view(&[instance(1, 0)]));
+        journal.follow(0, &"main".into(), Cause::Watch, (&none, &one), &changes);
+        let count = |text| {
+            let subject = Subject::of(text);
+            journal.entries().filter(|e| e.concerns(&subject)).count()
+        };
+        assert_eq!(count("orders"), 2);
+        assert_eq!(count("10.0.0.1:80"), 1);
+        assert_eq!(count("/orders/i-1"), 1);
+        assert_eq!(count("10.0.0.1:81"), 0);
+        assert_eq!(count("/orders"), 0);
+    }
+
+    #[test]
+    fn only_the_newest_are_kept() {
+        let mut journal = Journal::default();
+        for services in 0..=LENGTH {
+            journal.record(0, &"main".into(), What::Loaded { services });
+        }
+        assert_eq!(journal.entries().count(), LENGTH);
+        let first = journal.entries().next().unwrap();
+        assert_eq!(first.what, What::Loaded { services: 1 });
+    }
+}
