@@ -210,6 +210,7 @@ impl Publisher {
     }
 
     fn publish(&mut self, changes: Changes, observed: Instant) {
+        let notices = self.catalog.take_notices(now());
         let picture = self.catalog.picture();
         if self.catalog.loaded() {
             self.translate(&picture, changes, observed);
@@ -222,7 +223,6 @@ impl Publisher {
         }
         self.registry.send_replace(picture);
         // Last: the log is in nobody's way.
-        let notices = self.catalog.take_notices();
         for (registry, notice) in &notices {
             self.metrics.count(registry, notice);
         }

@@ -150,14 +150,20 @@ impl Catalog {
         (released, self.merge(all))
     }
 
-    /// What operators should hear of the guards since the last call, by the registries' names.
-    pub fn take_notices(&mut self) -> Vec<(Arc<str>, Notice)> {
+    /// What operators should hear of the guards since the last call, by the registries' names. It is
+    /// written down as of `now`.
+    pub fn take_notices(&mut self, now: i64) -> Vec<(Arc<str>, Notice)> {
         let notices = self.registries.iter_mut().flat_map(|registry| {
             let name = registry.name();
             let notices = registry.take_notices().into_iter();
             notices.map(move |notice| (Arc::clone(&name), notice))
         });
-        notices.collect()
+        let notices: Vec<_> = notices.collect();
+        for (registry, notice) in &notices {
+            let what = What::Guard(notice.clone());
+            self.journal.record(now, registry, what);
+        }
+        notices
     }
 
     /// As configured.

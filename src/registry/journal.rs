@@ -8,7 +8,10 @@ use std::{fmt::Write, net::SocketAddr, sync::Arc};
 
 use imbl::Vector;
 
-use super::{Changes, Rejected, View};
+use super::{
+    Changes, Rejected, View,
+    guard::{Ending, Notice, Scope},
+};
 use crate::model::{Health, Instance, Service, Socket, Touched};
 
 /// Some minutes of a large mesh in turmoil, some days of a calm one.
@@ -51,6 +54,8 @@ pub enum What {
     },
     /// A znode, by its full path, cannot be served as it stands.
     Rejected { path: String, rejected: Rejected },
+    /// The guard began or ended to hold a removal back.
+    Guard(Notice),
 }
 
 /// How a change became known.
@@ -171,6 +176,8 @@ impl What {
             Self::Held { .. } => "held",
             Self::Returned { .. } => "returned",
             Self::Rejected { .. } => "rejected",
+            Self::Guard(Notice::Tripped { .. }) => "tripped",
+            Self::Guard(Notice::Ended { .. }) => "hold ended",
         }
     }
 
@@ -180,6 +187,10 @@ impl What {
             | Self::Held { service, .. }
             | Self::Returned { service, .. } => Some(service),
             Self::Service { name, .. } => Some(name),
+            Self::Guard(notice) => match notice.scope() {
+                Scope::Service(name) => Some(name),
+                Scope::Registry => None,
+            },
             Self::Loaded { .. } | Self::Rejected { .. } => None,
         }
     }
@@ -213,6 +224,7 @@ impl What {
                 registered(instance, Cause::Watch) + "; it is held no more"
             }
             Self::Rejected { rejected, .. } => rejected.reason.clone(),
+            Self::Guard(notice) => guarded(notice),
             Self::Instance {
                 before,
                 after,
@@ -224,6 +236,27 @@ impl What {
                 (Some(old), Some(new)) => changed(old, new, *cause),
                 (None, None) => String::new(),
             },
+        }
+    }
+}
+
+fn guarded(notice: &Notice) -> String {
+    match notice {
+        Notice::Tripped {
+            peak,
+            present,
+            held,
+            ..
+        } => format!(
+            "of {peak} instances {present} are still registered; {held} of the others stay served"
+        ),
+        Notice::Ended { how, removed, .. } => {
+            let why = match how {
+                Ending::Returned => "as many are registered as there were",
+                Ending::Expired => "the time of the hold is over",
+                Ending::Released => "an operator released it",
+            };
+            format!("{why}; {removed} instances were removed by that")
         }
     }
 }
@@ -304,6 +337,11 @@ fn health(instance: &Instance) -> String {
 impl Entry {
     /// Whether it tells of this service, address and port, or znode (by full path).
     pub fn concerns(&self, subject: &Subject<'_>) -> bool {
+        if let What::Guard(notice) = &self.what
+            && *notice.scope() == Scope::Registry
+        {
+            return true;
+        }
         match subject {
             Subject::Service(name) => self
                 .what

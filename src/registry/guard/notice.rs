@@ -27,6 +27,14 @@ pub enum Notice {
     },
 }
 
+impl Notice {
+    pub fn scope(&self) -> &Scope {
+        match self {
+            Self::Tripped { scope, .. } | Self::Ended { scope, .. } => scope,
+        }
+    }
+}
+
 /// The whole registry, or one service of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
