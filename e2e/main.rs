@@ -7,6 +7,7 @@ mod architecture;
 mod commands;
 mod faults;
 mod fleets;
+mod guard;
 mod increments;
 mod introspection;
 mod limits;

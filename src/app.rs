@@ -4,13 +4,22 @@
 //! runs, so that port 0 can be asked for. Invariant: every task is one of [`Tasks`], so none ends in
 //! silence; and everything that can fail at the start fails before the first task runs.
 
-use std::{convert::Infallible, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+mod states;
 
+use std::{
+    convert::Infallible,
+    fmt, io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use futures_util::future::BoxFuture;
 use rustix::process::{Resource as Limit, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::{TcpListener, TcpSocket},
     runtime::{self, Handle, Runtime},
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -18,16 +27,17 @@ use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::{info, warn};
 
+use self::states::States;
 use crate::{
     admin::{self, Sources},
     config::{self, Config},
-    publish::{Publisher, Readers},
+    publish::{Order, Publisher, Readers},
     readiness::Readiness,
-    registry::{self, Catalog, Layout, Picture},
+    registry::{self, Catalog, Layout, Mirrored, Picture},
     resource::{Edition, Resource, ResourceType, json::DESCRIPTOR_SET},
     shutdown::{self, Tasks},
     snapshot::Snapshots,
-    telemetry,
+    state, telemetry,
     translate::{self, Translation},
     xds::{
         self,
@@ -39,7 +49,7 @@ use crate::{
         lrs::{self, Lrs},
         session::Context,
     },
-    zookeeper::{self, State, Status},
+    zookeeper::{self, State, Status, Watcher},
 };
 
 /// How long streams and sessions get to end in order.
@@ -154,7 +164,7 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
     let metrics = telemetry::metrics()?;
     let xds_listener = listen(XDS, config.xds.listen)?;
     let admin_listener = listen(ADMIN, config.admin.listen)?;
-    let (publisher, readers) = publisher(config, &metrics)?;
+    let (mut publisher, readers) = publisher(config, &metrics)?;
     let xds_metrics = xds::metrics::Metrics::register(&metrics)?;
     let zookeeper_metrics = zookeeper::Metrics::register(&metrics)?;
     let clients = Clients::new(xds_metrics.clone());
@@ -171,23 +181,26 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
     let mut tasks = Tasks::new();
     let mut batches = Vec::new();
     let mut watched = Vec::new();
-    for registry in &config.registries {
+    let kept = states(config, &metrics, &stop)?;
+    for (at, registry) in config.registries.iter().enumerate() {
         let (sender, receiver) = mpsc::channel(BATCHES);
         let (state, states) = watch::channel(State::new());
         batches.push(receiver);
         watched.push(Watched::new(registry, states, &readiness));
+        let known = kept.as_ref().and_then(|states| {
+            let config = registry_config(registry);
+            states.keep(at, &registry.connect, &config, &mut publisher, &mut tasks)
+        });
         let config = zookeeper_config(registry);
-        let watch = zookeeper::watch(
-            config,
-            zookeeper_metrics.clone(),
-            sender,
-            state,
-            stop.clone(),
-        );
-        tasks.spawn_on(&registry_thread, "zookeeper", watch);
+        let (metrics, stop) = (zookeeper_metrics.clone(), stop.clone());
+        tasks.spawn_on(&registry_thread, "zookeeper", async move {
+            let mirror = Watcher::new(config, &metrics, sender, state)?;
+            mirror.knowing(known).run(stop).await
+        });
     }
+    let wait = config.state.wait;
     tasks.spawn_on(&registry_thread, "publish", async move {
-        publisher.run(batches).await;
+        publisher.run(batches, wait).await;
         Ok::<_, Infallible>(())
     });
     let context = Context {
@@ -286,10 +299,26 @@ fn publisher(
         increments_above: config.mesh.endpoint_increments_above,
     });
     Ok(Publisher::new(
-        Catalog::new(registries.collect()),
+        Catalog::new(registries.collect(), &config.guard.config()),
         translation,
         registry::Metrics::register(metrics)?,
     ))
+}
+
+/// Where the last good states are kept, if they are.
+fn states<'c>(
+    config: &'c Config,
+    metrics: &prometheus::Registry,
+    stop: &CancellationToken,
+) -> Result<Option<States<'c>>, Error> {
+    let Some(directory) = &config.state.directory else {
+        return Ok(None);
+    };
+    Ok(Some(States {
+        directory,
+        metrics: state::Metrics::register(metrics)?,
+        stop: stop.clone(),
+    }))
 }
 
 fn layout(registry: &config::Registry) -> Layout {
@@ -379,6 +408,30 @@ fn sources(
         followers: Arc::new(move |name| listed.followers(ResourceType::Endpoint, name)),
         clients: Arc::new(move || clients.list()),
         resources: Arc::new(move |edition, kind| resources(&snapshots, edition, kind)),
+        operator: Arc::new(Operator(readers.orders.clone())),
+    }
+}
+
+/// Hands what operators ask for to the publisher.
+struct Operator(mpsc::Sender<Order>);
+
+impl admin::Operator for Operator {
+    fn release(
+        &self,
+        registry: Option<String>,
+        service: Option<String>,
+    ) -> BoxFuture<'static, Option<usize>> {
+        let orders = self.0.clone();
+        Box::pin(async move {
+            let (done, released) = oneshot::channel();
+            let order = Order {
+                registry,
+                service,
+                done,
+            };
+            orders.send(order).await.ok()?;
+            released.await.ok()
+        })
     }
 }
 
@@ -445,11 +498,10 @@ impl Reporter {
                     .await;
             }
             self.note_states();
-            let all = served && self.watched.iter().all(|watched| watched.loaded);
             tokio::select! {
                 () = self.stop.cancelled() => break,
                 Ok(()) = self.snapshots.changed(), if !served => {}
-                Ok(()) = self.registry.changed(), if !all => {}
+                Ok(()) = self.registry.changed() => {}
                 () = any_changed(&mut self.watched) => {}
                 else => break,
             }
@@ -465,6 +517,16 @@ impl Reporter {
     fn note_loaded(&mut self) {
         let picture = self.registry.borrow_and_update().clone();
         for (watched, mirrored) in self.watched.iter_mut().zip(picture.registries.iter()) {
+            note(
+                &self.readiness,
+                &format!("guard {}", watched.name),
+                held(mirrored),
+            );
+            note(
+                &self.readiness,
+                &format!("registry {}", watched.name),
+                restored(mirrored),
+            );
             if mirrored.loaded && !std::mem::replace(&mut watched.loaded, true) {
                 watched
                     .pending
@@ -488,6 +550,33 @@ impl Reporter {
     }
 }
 
+fn note(readiness: &Readiness, subject: &str, text: Option<String>) {
+    match text {
+        Some(text) => readiness.note(subject, &text),
+        None => readiness.clear_note(subject),
+    }
+}
+
+fn held(mirrored: &Mirrored) -> Option<String> {
+    let holds = &mirrored.holds;
+    let (held, services) = (holds.held(), holds.services.len());
+    let plural = if services == 1 { "" } else { "s" };
+    (held > 0).then(|| {
+        format!(
+            "{held} instances of {services} service{plural} are held: gone, and served since too many went at once (`meshkeeper holds`)"
+        )
+    })
+}
+
+fn restored(mirrored: &Mirrored) -> Option<String> {
+    let restored = mirrored.restored.filter(|restored| restored.served)?;
+    let since = Duration::from_millis(u64::try_from(restored.known).unwrap_or_default());
+    let since = prost_types::Timestamp::from(SystemTime::UNIX_EPOCH + since);
+    Some(format!(
+        "restored from disk, as of {since}; not yet compared with ZooKeeper"
+    ))
+}
+
 /// Until any registry stands otherwise; for ever once nobody tells.
 async fn any_changed(watched: &mut [Watched]) {
     let changes = watched.iter_mut().map(|watched| {
@@ -505,7 +594,7 @@ struct Ago<'a>(&'a Status, Instant);
 
 impl fmt::Display for Ago<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let since = std::time::SystemTime::now() - self.1.elapsed();
+        let since = SystemTime::now() - self.1.elapsed();
         write!(
             f,
             "{} (since {})",

@@ -28,6 +28,7 @@ pub mod registry;
 pub mod resource;
 pub mod shutdown;
 pub mod snapshot;
+pub mod state;
 pub mod telemetry;
 pub mod translate;
 pub mod xds;

@@ -148,6 +148,12 @@ impl ZooKeeper {
         mode.map(str::to_owned)
     }
 
+    /// Loses all that a server that is down had stored.
+    pub fn wipe(&self) {
+        assert!(self.process.is_none(), "it still runs");
+        fs::remove_dir_all(self.directory.path().join("data")).expect("its data");
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }

@@ -3,7 +3,9 @@
 //! Invariant: a value with a problem is replaced by its default, so that the walk goes on and no
 //! problem hides another one; the configuration is handed out only when there was none.
 
+mod guard;
 mod registry;
+mod state;
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -86,13 +88,15 @@ impl<'t> Checker<'t> {
                 Node::Null
             }
         };
-        let keys = ["registries", "xds", "admin", "mesh"];
+        let keys = ["registries", "xds", "admin", "mesh", "guard", "state"];
         let section = self.section(&Part::default(), &document, &keys);
         Config {
             registries: self.registries(section.get("registries")),
             xds: self.xds(section.get("xds")),
             admin: self.admin(section.get("admin")),
             mesh: self.mesh(section.get("mesh")),
+            guard: self.guard(section.get("guard")),
+            state: self.state(section.get("state")),
         }
     }
 

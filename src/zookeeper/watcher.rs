@@ -36,7 +36,7 @@ use super::{
     session::{self, Backoff, Trouble},
     tree::{Phase, Reply, Request, Tally, Tree, Watches},
 };
-use crate::registry::Batch;
+use crate::registry::{Batch, Stat};
 
 /// Requests that travel as one, and how many such batches travel at once: 500 at depth 4 read a
 /// server out as fast as any (400,000 znodes a second and more).
@@ -161,6 +161,15 @@ impl Watcher {
     /// Has `told` hear of every znode that exists and cannot be read, by its path below the root.
     pub(super) fn telling_unreadable(mut self, told: mpsc::UnboundedSender<Arc<str>>) -> Self {
         self.unreadable = Some(told);
+        self
+    }
+
+    /// Takes these znodes of a former process for published: the first load is compared with them.
+    #[must_use]
+    pub fn knowing(mut self, znodes: Option<Vec<(Arc<str>, Stat)>>) -> Self {
+        if let Some(znodes) = znodes {
+            self.tree.seed(znodes);
+        }
         self
     }
 
