@@ -16,6 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("shutdown", &[]),
     ("telemetry", &[]),
     ("registry", &["model"]),
+    ("lint", &["model", "registry"]),
     ("snapshot", &["resource"]),
     ("state", &["model", "registry"]),
     ("translate", &["model", "resource"]),
@@ -54,6 +55,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "app",
             "config",
+            "lint",
             "model",
             "registry",
             "resource",
@@ -67,6 +69,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 /// Modules without I/O, and the files of other modules that have none either.
 const PURE: &[&str] = &[
+    "lint",
     "model",
     "registry/catalog",
     "registry/format",

@@ -5,6 +5,7 @@
 mod admin;
 mod architecture;
 mod commands;
+mod faults;
 mod fleets;
 mod guard;
 mod increments;
@@ -16,5 +17,6 @@ mod proxyless;
 mod registries;
 mod rendering;
 mod support;
+mod validation;
 mod wire;
 mod zookeeper;
