@@ -17,7 +17,7 @@ help: ## this list
 run: ## a whole mesh on this machine, until Ctrl-C: ZooKeeper, MeshKeeper, Envoy, sample instances
 	@e2e/demo/run
 
-test: ## formatting, lints, and all tests, with the real ZooKeeper, Envoy and gRPC clients
+test: ## formatting, lints, and all tests, with the real ZooKeeper, Envoy, gRPC clients and frameworks that register
 	@e2e/components/install.sh all
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings

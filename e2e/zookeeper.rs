@@ -1,7 +1,9 @@
 //! The ZooKeeper side against a real server: what is mirrored is what is there, through every
 //! kind of trouble, and nothing that stays is ever removed.
 
+mod old;
 mod registration;
+mod security;
 mod silent;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -9,7 +11,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use meshkeeper::{
     registry::{Batch, Event, layout::Layout},
-    zookeeper::{Config, Error, Metrics, State, Status, Watcher},
+    zookeeper::{Config, Error, Metrics, Security, State, Status, Watcher},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -76,6 +78,7 @@ fn config(connect: &str, root: &str) -> Config {
         root: root.to_owned(),
         layout: Layout::flat(),
         session_timeout: SESSION,
+        security: Security::default(),
     }
 }
 
@@ -161,7 +164,8 @@ impl Mirror {
 
     async fn until_state(&mut self, what: &str, holds: impl Fn(&State) -> bool) -> State {
         let waiting = timeout(PATIENCE, self.state.wait_for(holds)).await;
-        waiting.expect(what).expect("a running watcher").clone()
+        let state = waiting.map(|state| state.expect("a running watcher").clone());
+        state.unwrap_or_else(|_| panic!("{what}: {:?}", *self.state.borrow()))
     }
 
     async fn until_disconnected(&mut self) {
@@ -466,17 +470,11 @@ async fn one_dead_server_of_two_behind_a_chroot_does_no_harm() {
 }
 
 /// The client cannot re-arm more than 128 KiB of one-shot watches after a reconnect.
-#[tokio::test(flavor = "multi_thread")]
-async fn one_shot_watches_of_any_length_survive_a_cut() {
-    const SERVICES: usize = 1_200;
-    let server = ZooKeeper::start();
-    let proxy = Proxy::start(server.port()).await;
-    let client = server.client().await;
-    put(&client, "/services/orders/stays", b"1").await;
-    put(&client, "/services/orders/goes", b"1").await;
+/// Services of one instance each, `NAME-0000` and so on, whose watch paths have some 135 bytes.
+async fn fill(client: &Client, services: usize) -> Arc<String> {
     let name = Arc::new("n".repeat(120));
     let options = persistent();
-    let creates = (0..SERVICES).map(|i| {
+    let creates = (0..services).map(|i| {
         let (client, name, options) = (client.clone(), Arc::clone(&name), options.clone());
         async move {
             let service = format!("/services/{name}-{i:04}");
@@ -486,6 +484,18 @@ async fn one_shot_watches_of_any_length_survive_a_cut() {
         }
     });
     futures_util::future::join_all(creates).await;
+    name
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_shot_watches_of_any_length_survive_a_cut() {
+    const SERVICES: usize = 1_200;
+    let server = ZooKeeper::start();
+    let proxy = Proxy::start(server.port()).await;
+    let client = server.client().await;
+    put(&client, "/services/orders/stays", b"1").await;
+    put(&client, "/services/orders/goes", b"1").await;
+    let name = fill(&client, SERVICES).await;
 
     let mut mirror = Mirror::start_one_shot(&proxy.connect(), "/services");
     mirror.until("loaded", |m| m.completed == 1).await;

@@ -31,6 +31,7 @@ use crate::{
     publish::{Order, Publisher, Readers},
     readiness::Readiness,
     registry::{self, Catalog, Layout},
+    resolve,
     resource::{Edition, Resource, ResourceType, json::DESCRIPTOR_SET},
     shutdown::{self, Tasks},
     snapshot::Snapshots,
@@ -54,6 +55,9 @@ pub const DRAIN: Duration = Duration::from_secs(10);
 
 /// Batches that wait for the publisher; the watcher stops reading when it is full.
 const BATCHES: usize = 64;
+
+/// Rounds of answers of the resolver that wait for the publisher.
+const RESOLUTIONS: usize = 4;
 
 /// Connections that wait to be taken in; the kernel takes what it allows of it. The usual 128 is soon
 /// full when a fleet comes back, and who finds it full tries again after a second, then two, then four.
@@ -196,8 +200,18 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
         });
     }
     let wait = config.state.wait;
+    let (resolutions, resolved) = mpsc::channel(RESOLUTIONS);
+    let look_ups = resolve::run(
+        config.dns.refresh,
+        resolve::Metrics::register(&metrics)?,
+        readers.hosts.clone(),
+        resolutions,
+        stop.clone(),
+    );
+    // Look-ups that hang end with this thread's runtime, which nobody waits for.
+    tasks.spawn_on(&registry_thread, "resolver", look_ups);
     tasks.spawn_on(&registry_thread, "publish", async move {
-        publisher.run(batches, wait).await;
+        publisher.run(batches, resolved, wait).await;
         Ok::<_, Infallible>(())
     });
     let context = Context {
@@ -343,6 +357,7 @@ fn zookeeper_config(registry: &config::Registry) -> zookeeper::Config {
         root: registry.root.clone(),
         layout: layout(registry),
         session_timeout: registry.session_timeout,
+        security: registry.security.clone(),
     }
 }
 

@@ -63,7 +63,7 @@ pub struct Cli {
 enum Command {
     Serve(serve::Args),
     Bootstrap(bootstrap::Args),
-    Register(register::Args),
+    Register(Box<register::Args>),
     Services(services::Args),
     Clients(clients::Args),
     Dump(dump::Args),

@@ -20,10 +20,13 @@ pub use self::{
     safety::{Guard, State},
 };
 pub use crate::registry::shape::Keys;
-use crate::registry::{
-    Layout, Shape,
-    format::FormatChoice,
-    shape::{self, Glob},
+use crate::{
+    registry::{
+        Layout, Shape,
+        format::FormatChoice,
+        shape::{self, Glob},
+    },
+    zookeeper::Security,
 };
 
 /// Over any sensible configuration, and short enough to be searched for each problem's line.
@@ -35,6 +38,7 @@ const FILE_LIMIT: u64 = 1 << 20;
 pub struct Config {
     /// One at least.
     pub registries: Vec<Registry>,
+    pub dns: Dns,
     pub xds: Xds,
     pub admin: Admin,
     pub mesh: Mesh,
@@ -58,6 +62,9 @@ pub struct Registry {
     pub format: FormatChoice,
     #[serde(serialize_with = "duration")]
     pub session_timeout: Duration,
+    /// `auth` and `tls`.
+    #[serde(flatten)]
+    pub security: Security,
     /// Among registries with the same service: instances of a higher number are for failing over to.
     pub priority: u8,
     /// Nothing is served before it was read once.
@@ -127,6 +134,14 @@ impl Registry {
     }
 }
 
+/// How host names in registrations are followed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Dns {
+    #[serde(serialize_with = "duration")]
+    pub refresh: Duration,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Xds {
@@ -177,11 +192,20 @@ impl Default for Registry {
             layout: None,
             format: FormatChoice::Auto,
             session_timeout: Duration::from_secs(10),
+            security: Security::default(),
             priority: 0,
             required: true,
             ttl: None,
             services: Services::default(),
             instances: Instances::default(),
+        }
+    }
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self {
+            refresh: Duration::from_secs(30),
         }
     }
 }
@@ -268,6 +292,24 @@ fn read(file: &Path) -> Result<String, String> {
 }
 
 impl Config {
+    /// Reads every password and certificate that is named, once; all that cannot be used.
+    pub fn check_files(&self) -> Result<(), Problems> {
+        let mut problems = Vec::new();
+        for (index, registry) in self.registries.iter().enumerate() {
+            let unusable = registry.security.check().err().unwrap_or_default();
+            problems.extend(unusable.into_iter().map(|unusable| Problem {
+                place: Place::Registry(registry.name.clone()),
+                key: format!("registries[{index}].{}", unusable.key),
+                message: unusable.message,
+            }));
+        }
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(Problems(problems))
+        }
+    }
+
     /// The YAML that reads back as this.
     pub fn to_yaml(&self) -> String {
         serde_yaml::to_string(self).unwrap_or_default()

@@ -24,6 +24,7 @@ pub mod model;
 pub mod publish;
 pub mod readiness;
 pub mod registry;
+pub mod resolve;
 pub mod resource;
 pub mod shutdown;
 pub mod snapshot;

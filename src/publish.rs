@@ -6,6 +6,7 @@
 //! completely, and what is published then shows exactly what the registry shows.
 
 mod alarms;
+mod hosts;
 mod record;
 mod rejections;
 
@@ -16,6 +17,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, StreamExt};
+use imbl::OrdSet;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{self, sleep},
@@ -24,9 +26,10 @@ use tokio_stream::{StreamMap, wrappers::ReceiverStream};
 use tracing::{debug, info, warn};
 
 pub use self::record::Record;
-use self::rejections::Rejections;
+use self::{hosts::Hosts, rejections::Rejections};
 use crate::{
     registry::{self, Batch, Catalog, Changes, Former, Guarded, Picture, Touched, catalog::join},
+    resolve::Resolved,
     snapshot::Snapshots,
     translate::{Translation, Update},
 };
@@ -56,6 +59,7 @@ pub struct Publisher {
     orders: mpsc::Receiver<Order>,
     registry: watch::Sender<Picture>,
     resources: watch::Sender<Arc<Snapshots>>,
+    hosts: Hosts,
 }
 
 /// What an operator wants: to let go what is held of one service or all, in one registry or all.
@@ -70,6 +74,8 @@ pub struct Order {
 /// Why the loop goes round.
 enum Step {
     Batch(usize, Batch),
+    /// What became of host names.
+    Resolved(Vec<Resolved>),
     /// Something changes by time alone.
     Time,
     Restored,
@@ -82,6 +88,8 @@ pub struct Readers {
     pub registry: watch::Receiver<Picture>,
     pub snapshots: watch::Receiver<Arc<Snapshots>>,
     pub orders: mpsc::Sender<Order>,
+    /// The host names to look up.
+    pub hosts: watch::Receiver<OrdSet<Arc<str>>>,
 }
 
 impl Publisher {
@@ -94,10 +102,12 @@ impl Publisher {
         let (resources, snapshots) = watch::channel(Arc::default());
         let (order, orders) = mpsc::channel(ORDERS);
         let snapshots_now = Snapshots::default();
+        let (hosts, wanted) = Hosts::new();
         let readers = Readers {
             registry: registry_reader,
             snapshots,
             orders: order,
+            hosts: wanted,
         };
         let publisher = Self {
             catalog,
@@ -110,6 +120,7 @@ impl Publisher {
             orders,
             registry,
             resources,
+            hosts,
         };
         (publisher, readers)
     }
@@ -125,14 +136,21 @@ impl Publisher {
     }
 
     /// Runs until nobody sends batches any more. There is one receiver for each registry, in the
-    /// order of the configuration. What was restored is served after `wait`.
-    pub async fn run(mut self, batches: Vec<mpsc::Receiver<Batch>>, wait: Duration) {
+    /// order of the configuration. `resolved` tells what became of [`Readers::hosts`]. What was
+    /// restored is served after `wait`.
+    pub async fn run(
+        mut self,
+        batches: Vec<mpsc::Receiver<Batch>>,
+        mut resolved: mpsc::Receiver<Vec<Resolved>>,
+        wait: Duration,
+    ) {
         let streams = batches.into_iter().map(ReceiverStream::new);
         let mut batches: Batches = streams.enumerate().collect();
         self.restored_due = Some(time::Instant::now() + wait);
-        while let Some(step) = self.next(&mut batches).await {
+        while let Some(step) = self.next(&mut batches, &mut resolved).await {
             match step {
                 Step::Batch(registry, batch) => self.take_in(registry, batch, &mut batches),
+                Step::Resolved(all) => self.resolve(&all),
                 Step::Time => {
                     let changes = self.catalog.tick(now());
                     self.publish_now(changes);
@@ -143,11 +161,17 @@ impl Publisher {
         }
     }
 
-    async fn next(&mut self, batches: &mut Batches) -> Option<Step> {
+    async fn next(
+        &mut self,
+        batches: &mut Batches,
+        resolved: &mut mpsc::Receiver<Vec<Resolved>>,
+    ) -> Option<Step> {
         loop {
             tokio::select! {
                 batch = batches.next() => return batch.map(|(at, batch)| Step::Batch(at, batch)),
+                Some(resolved) = resolved.recv() => return Some(Step::Resolved(resolved)),
                 () = until(self.catalog.due()) => return Some(Step::Time),
+                () = self.hosts.due() => return Some(Step::Time),
                 () = at(self.restored_due) => return Some(Step::Restored),
                 Some(order) = self.orders.recv() => return Some(Step::Order(order)),
                 () = self.rejections.due() => self.rejections.tell_count(),
@@ -197,6 +221,14 @@ impl Publisher {
         self.publish_now(Changes::new());
     }
 
+    fn resolve(&mut self, all: &[Resolved]) {
+        let mut changes = Changes::new();
+        for Resolved { name, addresses } in all {
+            join(&mut changes, self.catalog.resolved(name, addresses, now()));
+        }
+        self.publish_now(changes);
+    }
+
     fn obey(&mut self, order: Order) {
         let (registry, service) = (order.registry.as_deref(), order.service.as_deref());
         let (released, changes) = self.catalog.release(registry, service, now());
@@ -212,7 +244,8 @@ impl Publisher {
     fn publish(&mut self, changes: Changes, observed: Instant) {
         let notices = self.catalog.take_notices(now());
         let picture = self.catalog.picture();
-        if self.catalog.loaded() {
+        self.hosts.want(self.catalog.wanted_hosts());
+        if self.snapshots.loaded || self.may_begin() {
             self.translate(&picture, changes, observed);
         }
         for (at, registry) in self.catalog.registries().iter().enumerate() {
@@ -228,6 +261,11 @@ impl Publisher {
         }
         alarms::tell(&notices);
         self.rejections.tell(self.catalog.take_rejections());
+    }
+
+    /// Whether the first snapshot has all that was served before the process began.
+    fn may_begin(&mut self) -> bool {
+        self.catalog.loaded() && self.hosts.may_begin(self.catalog.waits_for_hosts())
     }
 
     fn translate(&mut self, picture: &Picture, mut changes: Changes, observed: Instant) {

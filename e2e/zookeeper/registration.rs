@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use meshkeeper::zookeeper::register::{self, Registration};
+use meshkeeper::zookeeper::{
+    Security,
+    register::{self, Registration},
+};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -12,7 +15,7 @@ use crate::support::{
     zookeeper::{SHORT_SESSION, ZooKeeper},
 };
 
-fn registration(connect: &str, data: &[u8]) -> Registration {
+pub(super) fn registration(connect: &str, data: &[u8]) -> Registration {
     Registration {
         connect: connect.to_owned(),
         root: "/services".to_owned(),
@@ -20,6 +23,7 @@ fn registration(connect: &str, data: &[u8]) -> Registration {
         id: "i-1".to_owned(),
         data: data.to_vec(),
         session_timeout: SHORT_SESSION,
+        security: Security::default(),
     }
 }
 

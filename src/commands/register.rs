@@ -5,6 +5,7 @@
 
 mod address;
 mod child;
+mod security;
 
 use std::{ffi::OsString, net::SocketAddr, pin::pin, process::ExitCode, time::Duration};
 
@@ -16,14 +17,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{address::Address, child::Child};
+use self::{address::Address, child::Child, security::SecurityArgs};
 use super::{Logs, flags::Flags};
 use crate::{
     config::{Problems, value},
     model::Weight,
     registry::{name, reason::Reason},
     shutdown::Signals,
-    zookeeper::register::{Registration, hold},
+    zookeeper::{
+        Security,
+        register::{Registration, hold},
+    },
 };
 
 const EXAMPLES: &str = "\
@@ -34,6 +38,8 @@ this process itself leaves COMMAND running; its znode goes when the session expi
 
 Examples:
   meshkeeper register --zookeeper 127.0.0.1:2181 --service orders --address 10.0.0.7:8080
+  meshkeeper register --zookeeper zk-1:2281 --service orders --address 10.0.0.7:8080 \\
+      --tls-ca ca.pem --digest-user orders --digest-password-file secret
   meshkeeper register --zookeeper zk-1:2181,zk-2:2181 --service orders --address 10.0.0.7:8080 \\
       --weight 30 --zone a --meta version=v2 -- ./orders --port 8080";
 
@@ -71,6 +77,9 @@ pub struct Args {
     /// The znode that services register below
     #[arg(long, value_name = "PATH", default_value = "/services")]
     root: String,
+
+    #[command(flatten)]
+    security: SecurityArgs,
 
     /// How long the ensemble waits for a lost registration to return
     #[arg(long, value_name = "DURATION", default_value = "10s")]
@@ -112,6 +121,7 @@ impl Args {
             value::session_timeout,
         );
         let data = self.optional(&mut flags);
+        let security = self.security.checked(&self.zookeeper, &mut flags);
         let made = || {
             Some(Checked {
                 connect: connect?,
@@ -120,6 +130,7 @@ impl Args {
                 address: address?,
                 data,
                 session_timeout: session_timeout?,
+                security: security?,
             })
         };
         let made = made();
@@ -161,6 +172,7 @@ struct Checked {
     address: Address,
     data: Map<String, Value>,
     session_timeout: Duration,
+    security: Security,
 }
 
 impl Checked {
@@ -173,6 +185,7 @@ impl Checked {
             id: address.to_string(),
             data: payload(address, self.data).into_bytes(),
             session_timeout: self.session_timeout,
+            security: self.security,
         })
     }
 }

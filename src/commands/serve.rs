@@ -66,6 +66,7 @@ impl Args {
             output::print(&config.to_yaml())?;
             return Ok(ExitCode::SUCCESS);
         }
+        config.check_files()?;
         self.logs.begin()?;
         tokio::runtime::Builder::new_multi_thread()
             .enable_all()

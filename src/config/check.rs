@@ -3,8 +3,10 @@
 //! Invariant: a value with a problem is replaced by its default, so that the walk goes on and no
 //! problem hides another one; the configuration is handed out only when there was none.
 
+mod dns;
 mod guard;
 mod registry;
+mod security;
 mod state;
 
 use std::{collections::BTreeMap, net::SocketAddr};
@@ -88,10 +90,19 @@ impl<'t> Checker<'t> {
                 Node::Null
             }
         };
-        let keys = ["registries", "xds", "admin", "mesh", "guard", "state"];
+        let keys = [
+            "registries",
+            "dns",
+            "xds",
+            "admin",
+            "mesh",
+            "guard",
+            "state",
+        ];
         let section = self.section(&Part::default(), &document, &keys);
         Config {
             registries: self.registries(section.get("registries")),
+            dns: self.dns(section.get("dns")),
             xds: self.xds(section.get("xds")),
             admin: self.admin(section.get("admin")),
             mesh: self.mesh(section.get("mesh")),

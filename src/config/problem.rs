@@ -13,6 +13,8 @@ pub enum Place {
     },
     /// With its dashes.
     Flag(&'static str),
+    /// By name: where a problem is with what the configuration names.
+    Registry(String),
 }
 
 /// One thing to put right.
@@ -41,6 +43,7 @@ impl fmt::Display for Place {
             Self::File(file) => f.write_str(file),
             Self::Line { file, line, column } => write!(f, "{file}:{line}:{column}"),
             Self::Flag(flag) => f.write_str(flag),
+            Self::Registry(name) => write!(f, "registry {name}"),
         }
     }
 }

@@ -138,6 +138,87 @@ fn the_documented_file_equals_the_defaults() {
     assert_eq!(parse(FULL).unwrap(), defaults());
 }
 
+const SECURED: &str = "registries:
+- connect: zk-1:2281
+  auth:
+    digest: {user: mesh, passwordFile: /run/secrets/zk}
+    sasl: {user: mesh, passwordVariable: ZK_PASSWORD}
+  tls: {caFile: ca.pem, certFile: cert.pem, keyFile: key.pem}
+";
+
+#[test]
+fn a_secured_registry_names_where_its_secrets_are() {
+    let config = parse(SECURED).unwrap();
+    let security = &config.registries[0].security;
+    assert!(security.auth.digest.is_some() && security.auth.sasl.is_some());
+    assert!(security.tls.as_ref().unwrap().identity.is_some());
+    let printed = config.to_yaml();
+    assert_eq!(parse(&printed).unwrap(), config, "{printed}");
+    let open = parse("registries: [{auth: , tls: {caFile: ca.pem}}]").unwrap();
+    assert!(
+        open.registries[0]
+            .security
+            .tls
+            .as_ref()
+            .unwrap()
+            .identity
+            .is_none()
+    );
+}
+
+#[test]
+fn half_of_a_login_or_of_a_certificate_is_a_problem() {
+    for (part, key, says) in [
+        ("auth: {digest: {user: a}}", "auth.digest", "neither"),
+        ("auth: {digest: {passwordFile: a}}", "auth.digest", "`user`"),
+        (
+            "auth: {sasl: {user: a, passwordFile: a, passwordVariable: A}}",
+            "auth.sasl",
+            "both",
+        ),
+        (
+            "auth: {sasl: {user: \"a:b\", passwordFile: a}}",
+            "auth.sasl.user",
+            "colon",
+        ),
+        (
+            "auth: {digest: {user: a, password: b}}",
+            "auth.digest",
+            "passwordFile",
+        ),
+        ("tls: {certFile: a, keyFile: b}", "tls", "`caFile`"),
+        ("tls: {caFile: a, certFile: b}", "tls", "certFile, keyFile"),
+        ("tls: {caFile: \"\"}", "tls.caFile", "path"),
+        ("tls: {caFile: a}, connect: \"zk 1:1\"", "connect", "blank"),
+        (
+            "tls: {caFile: a}, connect: \"-zk:1\"",
+            "connect",
+            "certificate",
+        ),
+    ] {
+        let text = format!("registries: [{{{part}}}]");
+        let problems = problems(&text);
+        let named = |p: &&String| p.contains(&format!("registries[0].{key}")) && p.contains(says);
+        assert!(problems.iter().any(|p| named(&p)), "{problems:#?}");
+    }
+}
+
+#[test]
+fn files_that_cannot_be_used_are_told_all_at_once() {
+    let config = parse(&SECURED.replace("ZK_PASSWORD", "MESHKEEPER_NO_SUCH")).unwrap();
+    let told = config.check_files().unwrap_err().to_string();
+    for key in [
+        "auth.digest",
+        "auth.sasl",
+        "tls.caFile",
+        "tls.certFile",
+        "tls.keyFile",
+    ] {
+        let line = format!("registry main: registries[0].{key}: ");
+        assert!(told.contains(&line), "{told}");
+    }
+}
+
 #[test]
 fn an_empty_suffix_is_written_in_quotes() {
     assert_eq!(
@@ -227,7 +308,7 @@ tls: {}
         ("m.yaml:12:3: mesh.domainSuffix: ", "second time"),
         (
             "m.yaml:13:1: tls: ",
-            "known here: registries, xds, admin, mesh",
+            "known here: registries, dns, xds, admin, mesh",
         ),
     ];
     assert_eq!(found.len(), expected.len(), "{found:#?}");
@@ -334,7 +415,7 @@ fn the_document_and_its_sections_are_mappings() {
     assert_problem(
         "just text",
         "m.yaml",
-        "a mapping of registries, xds, admin, mesh",
+        "a mapping of registries, dns, xds, admin, mesh",
     );
     assert_problem("[1]", "m.yaml", "is a list");
     assert_problem(

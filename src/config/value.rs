@@ -16,7 +16,7 @@ use crate::{
         format::{FormatChoice, UnknownFormat},
         shape::Network,
     },
-    zookeeper::{check_connect, check_root},
+    zookeeper::{check_connect, check_root, check_secure_connect},
 };
 
 /// A ZooKeeper server bounds what it grants to its own 2–20 ticks; beyond this nothing is sensible.
@@ -36,6 +36,9 @@ const STATE_WAIT: [Duration; 2] = [Duration::ZERO, Duration::from_secs(600)];
 
 /// Shorter than what a writer can hold to is a mistake.
 const TTL: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600)];
+
+/// Below it resolvers do little else; over it instances are looked for where they no longer are.
+const REFRESH: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(24 * 3600)];
 
 /// Over any number that one machine could bear.
 const COUNT: u32 = 100_000_000;
@@ -134,6 +137,11 @@ pub fn duration_text(duration: Duration) -> String {
 
 pub fn session_timeout(text: &str) -> Result<Duration, String> {
     duration_within(text, SESSION_TIMEOUT)
+}
+
+/// How often host names are looked up again.
+pub fn refresh(text: &str) -> Result<Duration, String> {
+    duration_within(text, REFRESH)
 }
 
 /// How long a stream lives.
@@ -263,6 +271,42 @@ pub fn network(text: &str) -> Result<String, String> {
 /// `host:port[,host:port…][/chroot]`.
 pub fn connect(text: &str) -> Result<String, String> {
     check_connect(text)?;
+    Ok(text.to_owned())
+}
+
+/// As [`connect`], where the servers have certificates.
+pub fn secure_connect(text: &str) -> Result<String, String> {
+    check_secure_connect(text)?;
+    Ok(text.to_owned())
+}
+
+/// Who logs in; a colon ends it on the wire.
+pub fn user(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains(|c: char| c == ':' || c.is_control()) {
+        return Err(format!(
+            "`{}` is no user; write a name without a colon",
+            shown(text)
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// Of a file that is read where the server runs.
+pub fn path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() || text.contains('\0') {
+        return Err("is no path; write that of a file".to_owned());
+    }
+    Ok(PathBuf::from(text))
+}
+
+/// The name of an environment variable.
+pub fn variable(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains(['=', '\0']) {
+        return Err(format!(
+            "`{}` is no name of an environment variable; write one, as in `ZOOKEEPER_PASSWORD`",
+            shown(text)
+        ));
+    }
     Ok(text.to_owned())
 }
 

@@ -100,6 +100,11 @@ impl Catalog {
         wanted.reduce(OrdSet::union).unwrap_or_default()
     }
 
+    /// How many host names were never looked up.
+    pub fn waits_for_hosts(&self) -> usize {
+        (self.registries.iter()).map(Guarded::waits_for_hosts).sum()
+    }
+
     /// What a host name resolves to, or why there is nothing.
     pub fn resolved(&mut self, host: &str, resolution: &Resolution, now: i64) -> Changes {
         self.each(now, Cause::Resolution, |registry| {

@@ -153,6 +153,11 @@ impl Guarded {
         self.index.wanted_hosts()
     }
 
+    /// How many host names were never looked up.
+    pub fn waits_for_hosts(&self) -> usize {
+        self.index.waits_for_hosts()
+    }
+
     /// How much is mirrored, without what is held.
     pub fn counts(&self) -> Counts {
         self.index.counts()

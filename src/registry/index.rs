@@ -140,6 +140,11 @@ impl Index {
         self.names.wanted()
     }
 
+    /// How many host names were never looked up; costs as much as there are names.
+    pub fn waits_for_hosts(&self) -> usize {
+        self.names.unknown()
+    }
+
     /// What a host name resolves to, or why there is nothing.
     pub fn resolved(&mut self, host: &str, resolution: Resolution, now: i64) -> Changes {
         let mut dirty = Dirty::new();

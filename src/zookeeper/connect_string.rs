@@ -3,6 +3,8 @@
 //! Pure; knows no client. The rules are ZooKeeper's own (`PathUtils`, `ConnectStringParser`), and
 //! those of the client library where it is stricter.
 
+use rustls::pki_types::ServerName;
+
 /// A connect string taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Address {
@@ -12,9 +14,40 @@ pub(super) struct Address {
     pub chroot: String,
 }
 
+impl Address {
+    /// The connect string with other `servers`.
+    pub fn connect(&self, servers: &[(String, u16)]) -> String {
+        let text = |(host, port): &(String, u16)| {
+            if host.contains(':') {
+                format!("[{host}]:{port}")
+            } else {
+                format!("{host}:{port}")
+            }
+        };
+        let servers: Vec<_> = servers.iter().map(text).collect();
+        format!("{}{}", servers.join(","), self.chroot)
+    }
+
+    /// `Err` where a server's certificate could not be checked against its host.
+    pub fn check_names(&self) -> Result<(), String> {
+        let odd = |(host, _): &&(String, u16)| ServerName::try_from(host.as_str()).is_err();
+        match self.servers.iter().find(odd) {
+            None => Ok(()),
+            Some((host, _)) => Err(format!(
+                "the server {host:?} has no name that a certificate could be checked against; write a DNS name or an IP"
+            )),
+        }
+    }
+}
+
 /// `Err` names what is wrong in `connect` and how it should read.
 pub fn check_connect(connect: &str) -> Result<(), String> {
     parse(connect).map(|_| ())
+}
+
+/// As [`check_connect`], for servers that are spoken to in TLS.
+pub fn check_secure_connect(connect: &str) -> Result<(), String> {
+    parse(connect)?.check_names()
 }
 
 /// `Err` names what is wrong in `root` and how it should read.

@@ -5,10 +5,13 @@
 //! was deleted it is created again, with the data given (data that somebody else wrote into it
 //! stands); where another session took the name over, that one has it until it goes. After `hold`
 //! returned, the session is closed and the znode gone with it (or expires, where the ensemble could
-//! not be told).
+//! not be told). Where credentials are renewed, a session with the new ones takes the znode over in one
+//! transaction before the old session is closed. Who logs in owns what it writes, and all may read it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use futures_util::{FutureExt, future::BoxFuture};
+use prometheus::IntGauge;
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -16,14 +19,28 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use zookeeper_client::{
-    Acls, Client, CreateMode, Error as ClientError, OneshotWatcher, SessionState,
+    Acl, Acls, Client, CreateMode, CreateOptions, Error as ClientError, OneshotWatcher, Permission,
+    SessionState,
 };
 
 use super::{
-    check_root,
-    connect_string::{self, Address},
-    session::{self, Backoff, Trouble},
+    check_root, connect_string,
+    security::{
+        Security,
+        access::{Access, Opened},
+        material::Material,
+    },
+    session::{self, Backoff, Ensemble, Trouble},
 };
+
+/// How long renewed credentials with which the znode cannot be taken over are left alone.
+const REFUSED: Duration = Duration::from_secs(60);
+
+/// What is written belongs to who logged in, and whoever mirrors it may read it.
+static OWNED: [Acl; 2] = [
+    Acl::new_const(Permission::ALL, "auth", ""),
+    Acl::new_const(Permission::READ, "world", "anyone"),
+];
 
 /// What to register, and where.
 #[derive(Clone, Debug)]
@@ -37,6 +54,7 @@ pub struct Registration {
     pub id: String,
     pub data: Vec<u8>,
     pub session_timeout: Duration,
+    pub security: Security,
 }
 
 /// What no waiting heals.
@@ -56,6 +74,16 @@ pub enum Error {
     Occupied { path: String },
     #[error("{path}: {reason}")]
     Refused { path: String, reason: ClientError },
+    #[error("{0}")]
+    Metric(prometheus::Error),
+}
+
+/// How one session ended.
+enum End {
+    Stopped,
+    /// Or never any good.
+    Over,
+    Renewed(Opened),
 }
 
 /// Holds the registration until `stop`. `registered` follows whether the znode is known to stand.
@@ -66,24 +94,32 @@ pub async fn hold(
 ) -> Result<(), Error> {
     let mut holder = Holder::new(registration, registered)?;
     let mut backoff = Backoff::default();
+    let mut renewed = None;
     loop {
-        let opened = tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            opened = async { sleep(backoff.next()).await; holder.open().await } => opened,
+        let opened = if let Some(opened) = renewed.take() {
+            Ok(opened)
+        } else {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                opened = async { sleep(backoff.next()).await; holder.access.open().await } => opened,
+            }
         };
-        let client = match opened {
-            Ok(client) => client,
+        let Opened { client, with } = match opened {
+            Ok(opened) => opened,
             Err(reason) => {
                 holder.tell(&reason, "no connection to ZooKeeper; trying on");
                 continue;
             }
         };
-        let held = tokio::select! {
-            () = stop.cancelled() => Ok(()),
-            held = holder.hold(&client, &mut backoff) => held,
-        };
+        let client = whole(client);
+        let end = holder.keep(&client, &with, &mut backoff, &stop).await;
+        if let Ok(End::Renewed(opened)) = end {
+            renewed = Some(opened);
+            session::close(client).await;
+            continue;
+        }
         holder.registered.send_replace(false);
-        if held.is_err() || stop.is_cancelled() {
+        if end.is_err() || stop.is_cancelled() {
             // Closing the session removes the znode, and never a successor's of the same name.
             if client.state() == SessionState::Disconnected {
                 info!(path = %holder.path, "no connection to ZooKeeper to deregister on; leaving in a moment");
@@ -91,14 +127,19 @@ pub async fn hold(
             if !session::close(client).await {
                 warn!(path = %holder.path, "ZooKeeper did not confirm the end of the session; the znode goes when it expires");
             }
-            return held;
+            return end.map(drop);
         }
     }
 }
 
+/// As one that sees the ensemble's own root, since a chroot may have to be created too.
+fn whole(client: Client) -> Client {
+    client.chroot("/").unwrap_or_else(|client| client)
+}
+
 struct Holder {
     registration: Registration,
-    address: Address,
+    access: Access,
     /// From the ensemble's own root on, through the chroot.
     parent: String,
     path: String,
@@ -121,12 +162,22 @@ impl Holder {
                 reason,
             })?;
         }
+        if registration.security.tls.is_some() {
+            address.check_names().map_err(Error::Connect)?;
+        }
         let root = registration.root.trim_end_matches('/');
         let parent = format!("{}{root}/{}", address.chroot, registration.service);
+        let path = format!("{parent}/{}", registration.id);
         Ok(Self {
-            path: format!("{parent}/{}", registration.id),
+            access: Access::new(
+                path.clone(),
+                Ensemble::new(address, registration.session_timeout),
+                registration.security.clone(),
+                // One process, one registration: the log says it all.
+                IntGauge::new("credentials_outdated", "not exported").map_err(Error::Metric)?,
+            ),
+            path,
             parent,
-            address,
             registration,
             registered,
             own: None,
@@ -135,26 +186,68 @@ impl Holder {
         })
     }
 
-    /// A client that sees the ensemble's own root, since a chroot may have to be created too.
-    async fn open(&self) -> Result<Client, String> {
-        let Registration {
-            connect,
-            session_timeout,
-            ..
-        } = &self.registration;
-        let client = session::open(connect, &self.address, *session_timeout).await?;
-        Ok(client.chroot("/").unwrap_or_else(|client| client))
+    /// Keeps the znode on one session, until that ends or one with renewed credentials has it.
+    async fn keep(
+        &mut self,
+        client: &Client,
+        with: &Arc<Material>,
+        backoff: &mut Backoff,
+        stop: &CancellationToken,
+    ) -> Result<End, Error> {
+        let mut renewal = self.renewal(with);
+        loop {
+            let opened = tokio::select! {
+                () = stop.cancelled() => return Ok(End::Stopped),
+                held = self.hold(client, with, backoff) => return held.map(|()| End::Over),
+                opened = &mut renewal => opened,
+            };
+            let next = whole(opened.client);
+            let (settled, with_next) = (self.settle(&next).await, opened.with);
+            match settled {
+                Ok(_) => {
+                    self.access.renewed(&with_next);
+                    let opened = Opened {
+                        client: next,
+                        with: with_next,
+                    };
+                    return Ok(End::Renewed(opened));
+                }
+                Err(error) => {
+                    self.tell(
+                        &error.to_string(),
+                        "renewed credentials do not serve to register",
+                    );
+                    let renewal_again = self.renewal(with);
+                    renewal = async move {
+                        sleep(REFUSED).await;
+                        renewal_again.await
+                    }
+                    .boxed();
+                }
+            }
+        }
+    }
+
+    fn renewal(&self, with: &Arc<Material>) -> BoxFuture<'static, Opened> {
+        (self.access).renewal(Arc::clone(with), None, Duration::ZERO)
     }
 
     /// Keeps the znode, and returns when the session is over.
-    async fn hold(&mut self, client: &Client, backoff: &mut Backoff) -> Result<(), Error> {
+    async fn hold(
+        &mut self,
+        client: &Client,
+        with: &Arc<Material>,
+        backoff: &mut Backoff,
+    ) -> Result<(), Error> {
         while !client.state().is_terminated() {
             match self.settle(client).await {
                 Ok(watcher) => {
                     backoff.reset();
+                    self.access.works(with);
                     // Any event is a reason to look again; the end of the session is one too.
                     watcher.changed().await;
                 }
+                Err(error) if self.is_too_new(&error) => return Ok(()),
                 Err(error) if is_final(&error) => return Err(error),
                 Err(_) if client.state().is_terminated() => break,
                 Err(error) => {
@@ -166,6 +259,16 @@ impl Holder {
         let state = client.state();
         warn!(path = %self.path, %state, "the session is over; registering again");
         Ok(())
+    }
+
+    /// Whether the server is older than what the client asked of it; the next session asks less.
+    fn is_too_new(&mut self, error: &Error) -> bool {
+        let Error::Refused { reason, .. } = error else {
+            return false;
+        };
+        let too_new = *reason == ClientError::Unimplemented && !self.access.ensemble.old;
+        self.access.ensemble.old |= too_new;
+        too_new
     }
 
     /// Looks at the znode and brings it in order as far as that is ours to do. What it returns
@@ -230,8 +333,16 @@ impl Holder {
         }
     }
 
+    fn options(&self, mode: CreateMode) -> CreateOptions<'static> {
+        if self.registration.security.auth.is_none() {
+            mode.with_acls(Acls::anyone_all())
+        } else {
+            mode.with_acls(Acls::new(&OWNED))
+        }
+    }
+
     async fn create(&self, client: &Client) -> Result<(), Error> {
-        let ephemeral = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
+        let ephemeral = self.options(CreateMode::Ephemeral);
         let data = &self.registration.data;
         let mut created = client.create(&self.path, data, &ephemeral).await;
         if let Err(ClientError::NoNode) = created {
@@ -246,7 +357,7 @@ impl Holder {
     }
 
     async fn create_parent(&self, client: &Client) -> Result<(), Error> {
-        let chroot = &self.address.chroot;
+        let chroot = &self.access.ensemble.address.chroot;
         if !chroot.is_empty() {
             let there = client.check_stat(chroot).await;
             if there.map_err(|error| self.refused(error))?.is_none() {
@@ -256,14 +367,28 @@ impl Holder {
                 );
             }
         }
-        let persistent = CreateMode::Persistent.with_acls(Acls::anyone_all());
+        let persistent = self.options(CreateMode::Persistent);
         let made = client.mkdir(&self.parent, &persistent).await;
         made.map_err(|error| self.refused(error))
     }
 
-    /// In one transaction, so that nobody sees the name without a znode.
+    /// In one transaction, so that nobody sees the name without a znode; 3.4 has none that would do.
     async fn replace(&self, client: &Client, version: i32) -> Result<(), Error> {
-        let ephemeral = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
+        let ephemeral = self.options(CreateMode::Ephemeral);
+        // A server before 3.5 says so to this, and drops the connection at a transaction that it does
+        // not know. From any other it comes back as it went out.
+        match client
+            .create(&self.path, &self.registration.data, &ephemeral)
+            .await
+        {
+            Err(ClientError::NodeExists) => {}
+            created => return created.map(drop).map_err(|error| self.refused(error)),
+        }
+        if self.access.ensemble.old {
+            let deleted = client.delete(&self.path, Some(version)).await;
+            deleted.map_err(|error| self.refused(error))?;
+            return self.create(client).await;
+        }
         let mut writer = client.new_multi_writer();
         (writer.add_delete(&self.path, Some(version)))
             .and_then(|()| writer.add_create(&self.path, &self.registration.data, &ephemeral))

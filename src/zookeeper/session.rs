@@ -1,20 +1,31 @@
 //! Opening a session and closing it for good.
 //!
+//! It refuses to know where secrets come from and what a session is for. Names are looked up anew for
+//! each session. One that has several addresses stands for all of them, so that a dead one among them
+//! costs an attempt and not the name; beside them it stands itself, so that the client, which looks
+//! names up whenever it connects, also finds within a session what moved. Under TLS names go to the
+//! client as they are: they are what certificates are checked against.
 //! The client library says no more than "no hosts" when it cannot connect, so a failed attempt is
-//! followed by a look at each server that tells an operator which name or address is at fault.
+//! followed by a look at each server ([`diagnosis`]).
 
-use std::time::Duration;
+mod diagnosis;
+
+use std::{
+    collections::hash_map::RandomState,
+    hash::{BuildHasher, Hasher},
+    time::Duration,
+};
 
 use tokio::{
-    net::{TcpStream, lookup_host},
+    net::lookup_host,
     time::{Instant, timeout},
 };
 use zookeeper_client::{Client, Error, SessionState};
 
-use super::connect_string::Address;
+use super::{connect_string::Address, security::material::Material};
 
-/// How long a failed attempt is looked into, for each server.
-const DIAGNOSIS: Duration = Duration::from_secs(1);
+/// How long names may take to be looked up before those that were not are left to the client.
+const LOOK_UP: Duration = Duration::from_secs(1);
 /// How long the ensemble gets to confirm that a session is closed.
 const CLOSE: Duration = Duration::from_secs(3);
 /// The same where there is no connection: it may return, but nobody should have to wait for it.
@@ -22,45 +33,94 @@ const CLOSE_BLINDLY: Duration = Duration::from_secs(1);
 /// How often the same trouble is said again in the log.
 const HINT: Duration = Duration::from_secs(30);
 
-/// One attempt at each server. `Err` says for each why it did not work.
-pub(super) async fn open(
-    connect: &str,
-    address: &Address,
-    session_timeout: Duration,
-) -> Result<Client, String> {
-    let servers = u32::try_from(address.servers.len()).unwrap_or(u32::MAX);
-    let patience = session_timeout.saturating_mul(servers) + Duration::from_secs(1);
-    let attempt = Client::connector()
-        .with_session_timeout(session_timeout)
-        .with_fail_eagerly()
-        .connect(connect);
-    match timeout(patience, attempt).await {
-        Ok(Ok(client)) => Ok(client),
-        Ok(Err(Error::NoHosts | Error::Timeout)) | Err(_) => Err(diagnose(address).await),
-        Ok(Err(error)) => Err(error.to_string()),
+/// Where an ensemble is, and what is asked of it.
+#[derive(Clone, Debug)]
+pub(super) struct Ensemble {
+    pub address: Address,
+    pub session_timeout: Duration,
+    /// Servers that do not know the newer requests: the client then writes as to 3.4.
+    pub old: bool,
+}
+
+impl Ensemble {
+    pub fn new(address: Address, session_timeout: Duration) -> Self {
+        Self {
+            address,
+            session_timeout,
+            old: false,
+        }
+    }
+
+    /// One attempt at each server. `Err` says for each why it did not work.
+    pub async fn open(&self, material: &Material) -> Result<Client, String> {
+        let secure = material.tls().is_some();
+        let servers = if secure {
+            self.address.servers.clone()
+        } else {
+            self.look_up().await
+        };
+        let patience = self.patience(servers.len());
+        let connect = self.address.connect(&servers);
+        let mut connector = (material.connector())
+            .map_err(|error| error.to_string())?
+            .with_session_timeout(self.session_timeout)
+            .with_fail_eagerly();
+        if self.old {
+            connector = connector.with_server_version(3, 4, 0);
+        }
+        let attempt = async {
+            if secure {
+                connector.secure_connect(&connect).await
+            } else {
+                connector.connect(&connect).await
+            }
+        };
+        match timeout(patience, attempt).await {
+            Ok(Ok(client)) => Ok(client),
+            Ok(Err(Error::AuthFailed)) => Err(denied(material)),
+            Ok(Err(Error::NoHosts | Error::Timeout)) | Err(_) => {
+                Err(diagnosis::of(&self.address, material.tls()).await)
+            }
+            Ok(Err(error)) => Err(error.to_string()),
+        }
+    }
+
+    fn patience(&self, servers: usize) -> Duration {
+        let servers = u32::try_from(servers).unwrap_or(u32::MAX);
+        self.session_timeout.saturating_mul(servers) + Duration::from_secs(1)
+    }
+
+    /// The servers by address as far as names have several.
+    async fn look_up(&self) -> Vec<(String, u16)> {
+        let found = self.address.servers.iter().map(|(host, port)| async move {
+            let found = timeout(LOOK_UP, lookup_host((host.as_str(), *port))).await;
+            let found = found.ok().and_then(Result::ok).into_iter().flatten();
+            let addresses: Vec<_> = found.map(|address| address.ip().to_string()).collect();
+            spelled_out(host, *port, addresses)
+        });
+        let found = futures_util::future::join_all(found).await;
+        found.into_iter().flatten().collect()
     }
 }
 
-async fn diagnose(address: &Address) -> String {
-    let findings = address.servers.iter().map(|(host, port)| async move {
-        match timeout(DIAGNOSIS, look_at(host, *port)).await {
-            Ok(finding) => finding,
-            Err(_) => format!("{host}:{port} does not answer"),
-        }
-    });
-    futures_util::future::join_all(findings).await.join("; ")
+fn spelled_out(host: &str, port: u16, mut addresses: Vec<String>) -> Vec<(String, u16)> {
+    addresses.sort_unstable();
+    addresses.dedup();
+    if addresses.len() < 2 {
+        addresses.clear();
+    }
+    addresses.push(host.to_owned());
+    addresses.into_iter().map(|host| (host, port)).collect()
 }
 
-async fn look_at(host: &str, port: u16) -> String {
-    let Ok(mut found) = lookup_host((host, port)).await else {
-        return format!("the host name {host} does not resolve");
-    };
-    let Some(server) = found.next() else {
-        return format!("the host name {host} has no address");
-    };
-    match TcpStream::connect(server).await {
-        Ok(_) => format!("{host}:{port} accepts connections but opens no session"),
-        Err(error) => format!("{host}:{port}: {error}"),
+fn denied(material: &Material) -> String {
+    match material.sasl_user() {
+        Some(user) => format!(
+            "ZooKeeper refuses the login of {user:?} (SASL): check auth.sasl, and that the server knows this user"
+        ),
+        None => {
+            "ZooKeeper takes no session without a login: set auth.sasl or auth.digest".to_owned()
+        }
     }
 }
 
@@ -81,7 +141,14 @@ pub(super) async fn close(client: Client) -> bool {
     timeout(patience, closed).await.is_ok()
 }
 
-/// Waits that grow from attempt to attempt, up to two seconds.
+/// Any time up to `most`, all being equally likely: what many replicas do at once, each does at a
+/// time of its own.
+pub(super) fn any_time_up_to(most: Duration) -> Duration {
+    let chance = RandomState::new().build_hasher().finish();
+    most.mul_f64(f64::from(u32::try_from(chance >> 32).unwrap_or(0)) / f64::from(u32::MAX))
+}
+
+/// Waits that grow from attempt to attempt, up to two seconds, each less up to half of it.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     failures: u32,
@@ -92,14 +159,14 @@ impl Backoff {
         self.failures = 0;
     }
 
-    /// None before the first attempt, then 100 ms, 200 ms and so on.
+    /// None before the first attempt, then at most 100 ms, 200 ms and so on.
     pub fn next(&mut self) -> Duration {
-        let wait = match self.failures {
+        let most = match self.failures {
             0 => Duration::ZERO,
             n => Duration::from_millis(100 << (n - 1).min(5)).min(Duration::from_secs(2)),
         };
         self.failures = self.failures.saturating_add(1);
-        wait
+        most.saturating_sub(any_time_up_to(most / 2))
     }
 }
 
@@ -137,6 +204,7 @@ impl Trouble {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::zookeeper::connect_string;
 
     #[test]
     fn the_same_trouble_is_news_now_and_then_and_a_new_one_at_once() {
@@ -150,5 +218,34 @@ mod tests {
         assert_eq!(trouble.over(half + HINT), Some(HINT + HINT / 2));
         assert_eq!(trouble.over(half + HINT), None);
         assert!(trouble.is_news("no answer", half + HINT), "another outage");
+    }
+
+    #[test]
+    fn waits_grow_and_no_two_replicas_wait_alike() {
+        let waits = |_| {
+            let mut backoff = Backoff::default();
+            std::array::from_fn::<_, 9, _>(|_| backoff.next())
+        };
+        let all: Vec<_> = (0..50).map(waits).collect();
+        for waits in &all {
+            assert!(waits[0].is_zero());
+            for (n, wait) in waits[1..].iter().enumerate() {
+                let most = Duration::from_millis((100 << n).min(2_000));
+                assert!((most / 2..=most).contains(wait), "{n}: {wait:?}");
+            }
+        }
+        assert!(all[1..].iter().any(|other| other[5] != all[0][5]));
+    }
+
+    #[test]
+    fn a_name_with_several_addresses_stands_for_all_of_them() {
+        let several = ["10.0.0.2", "fd00::1", "10.0.0.1", "10.0.0.2"].map(str::to_owned);
+        let mut servers = spelled_out("zk", 2181, several.to_vec());
+        servers.extend(spelled_out("zk-3", 2182, vec!["10.0.0.3".to_owned()]));
+        servers.extend(spelled_out("gone", 2183, vec![]));
+        let address = connect_string::parse("zk:2181,zk-3:2182,gone:2183/mesh").unwrap();
+        let connect = "10.0.0.1:2181,10.0.0.2:2181,[fd00::1]:2181,zk:2181,zk-3:2182,gone:2183/mesh";
+        assert_eq!(address.connect(&servers), connect);
+        assert!(connect_string::parse(connect).is_ok());
     }
 }

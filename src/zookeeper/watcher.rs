@@ -11,7 +11,9 @@
 mod arrivals;
 mod link;
 mod one_shot;
+mod pacing;
 mod recursive;
+mod status;
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,19 +24,23 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use zookeeper_client::Client;
 
 use self::{
     arrivals::Arrivals,
     link::{Answers, Failure, Link, Paths, Signal},
     one_shot::OneShot,
+    pacing::Pacing,
     recursive::Recursive,
 };
 use super::{
-    Config, Error, Metrics, State, Status, check_root,
-    connect_string::{self, Address},
-    session::{self, Backoff, Trouble},
-    tree::{Phase, Reply, Request, Tally, Tree, Watches},
+    Config, Error, Metrics, State, check_root, connect_string,
+    metrics::OfRegistry,
+    security::{
+        access::{Access, Opened},
+        material::Material,
+    },
+    session::{Backoff, Ensemble, Trouble, any_time_up_to},
+    tree::{Phase, Reply, Request, Tree, Watches},
 };
 use crate::registry::{Batch, Stat};
 
@@ -74,8 +80,10 @@ pub async fn watch(
 #[derive(Debug)]
 pub struct Watcher {
     config: Config,
-    address: Address,
-    metrics: Gauges,
+    access: Access,
+    /// What the session was opened with.
+    with: Arc<Material>,
+    metrics: OfRegistry,
     batches: mpsc::Sender<Batch>,
     state: watch::Sender<State>,
     tree: Tree,
@@ -93,26 +101,25 @@ pub struct Watcher {
     give_up: Option<Instant>,
     /// From the loss of the connection until the registry equals the tree again.
     trouble: Trouble,
-}
-
-/// The metrics of one registry.
-#[derive(Debug)]
-struct Gauges {
-    connected: prometheus::IntGauge,
-    resyncs: prometheus::IntCounter,
+    pacing: Pacing,
+    /// When the tree is asked for, on a connection that stands.
+    begin: Option<Instant>,
 }
 
 /// Why a session was given up.
 enum End {
     Stopped,
-    /// The ensemble knows no recursive watches; the session is good.
+    /// The ensemble knows no recursive watches, and has dropped the connection that asked for one.
     Unsupported,
     /// A new session may do better.
     Lost(String),
     /// The root may not be listed; a new session may do better.
     Denied,
+    /// Credentials were renewed, and here is a session with the new ones.
+    Renewed(Opened),
 }
 
+type Renewal = BoxFuture<'static, Opened>;
 type InFlight = FuturesOrdered<BoxFuture<'static, Result<Answers, Failure>>>;
 
 impl Watcher {
@@ -131,11 +138,13 @@ impl Watcher {
             name: name(),
             reason,
         })?;
-        let labels = [config.name.as_str()];
-        let metrics = Gauges {
-            connected: metrics.connected.with_label_values(&labels),
-            resyncs: metrics.resyncs.with_label_values(&labels),
-        };
+        if config.security.tls.is_some() {
+            address.check_names().map_err(|reason| Error::Connect {
+                name: name(),
+                reason,
+            })?;
+        }
+        let metrics = metrics.of(&config.name);
         Ok(Self {
             paths: Arc::new(Paths::new(&config.root, address.chroot.is_empty())),
             tree: Tree::new(config.layout.clone()),
@@ -147,8 +156,16 @@ impl Watcher {
             give_up: None,
             connections: 0,
             trouble: Trouble::default(),
+            pacing: Pacing::default(),
+            begin: None,
+            access: Access::new(
+                config.name.clone(),
+                Ensemble::new(address, config.session_timeout),
+                config.security.clone(),
+                metrics.credentials_outdated.clone(),
+            ),
+            with: Arc::default(),
             config,
-            address,
             metrics,
             batches,
             state,
@@ -174,60 +191,111 @@ impl Watcher {
     }
 
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Error> {
+        let mut renewed = None;
         loop {
-            let end = match self.open(&stop).await {
-                Some(client) => self.serve(Arc::new(client), &stop).await?,
+            let opened = match renewed.take() {
+                Some(opened) => Some(opened),
+                None => self.open(&stop).await,
+            };
+            let end = match opened {
+                Some(opened) => self.serve(opened, &stop).await?,
                 None => End::Stopped,
             };
-            self.metrics.connected.set(0);
+            self.metrics.reads_in_flight.set(0);
             match end {
+                End::Renewed(opened) => {
+                    // Renewals are put off as they are found, so that no time is lost now.
+                    self.begin = Some(Instant::now());
+                    self.tell_stale();
+                    self.access.renewed(&opened.with);
+                    renewed = Some(opened);
+                    continue;
+                }
                 End::Lost(reason) => self.lost(reason),
                 End::Denied => self.denied(),
-                _ => return Ok(()),
+                End::Stopped | End::Unsupported => {
+                    self.metrics.connected.set(0);
+                    return Ok(());
+                }
             }
+            self.metrics.connected.set(0);
         }
     }
 
     /// Tries until there is a session. `None` once stopped.
-    async fn open(&mut self, stop: &CancellationToken) -> Option<Client> {
+    async fn open(&mut self, stop: &CancellationToken) -> Option<Opened> {
         loop {
             let attempt = async {
                 sleep(self.backoff.next()).await;
-                let timeout = self.config.session_timeout;
-                session::open(&self.config.connect, &self.address, timeout).await
+                self.access.open().await
             };
             let attempt = tokio::select! {
                 () = stop.cancelled() => return None,
                 attempt = attempt => attempt,
             };
             match attempt {
-                Ok(client) => return Some(client),
+                Ok(opened) => {
+                    self.put_off();
+                    return Some(opened);
+                }
                 Err(reason) => self.lost(reason),
             }
         }
     }
 
     /// Works on one session, or where one-shot watches must do, on several, until they end.
-    async fn serve(&mut self, client: Arc<Client>, stop: &CancellationToken) -> Result<End, Error> {
+    async fn serve(&mut self, opened: Opened, stop: &CancellationToken) -> Result<End, Error> {
+        let Opened { client, with } = opened;
+        let client = Arc::new(client);
+        self.with = Arc::clone(&with);
         self.metrics.connected.set(1);
-        let timeout = client.session_timeout();
+        self.metrics.sessions.inc();
         info!(
             registry = %self.config.name, session = %client.session_id(),
-            ?timeout, outage_ms = self.outage(), "ZooKeeper session established"
+            timeout = ?client.session_timeout(), outage_ms = self.outage(), "ZooKeeper session established"
         );
+        let root = Some(self.config.root.clone());
+        let mut renewal = (self.access).renewal(Arc::clone(&with), root, self.pacing.spread());
         let client = if self.only_one_shot {
             client
         } else {
             let mut link = Recursive::new(client, Arc::clone(&self.paths));
-            match self.drive(&mut link, Watches::Recursive, stop).await? {
-                End::Unsupported => link.into_client(),
+            let watches = Watches::Recursive;
+            match self.drive(&mut link, watches, &mut renewal, stop).await? {
+                End::Unsupported => drop(link),
                 end => return Ok(finish(link, end).await),
             }
+            info!(registry = %self.config.name, "the server knows no recursive watches (before 3.6): using one-shot watches");
+            let opened = tokio::select! {
+                () = stop.cancelled() => return Ok(End::Stopped),
+                opened = self.access.ensemble.open(&with) => opened,
+            };
+            match opened {
+                Ok(client) => Arc::new(client),
+                Err(reason) => return Ok(End::Lost(reason)),
+            }
         };
-        info!(registry = %self.config.name, "the server knows no recursive watches (before 3.6): using one-shot watches");
-        let mut link = OneShot::new(client, &self.config, Arc::clone(&self.paths));
-        let end = self.drive(&mut link, Watches::OneShot, stop).await?;
+        let mut link = OneShot::new(client, with, self);
+        self.begin = Some(Instant::now());
+        let watches = Watches::OneShot;
+        let end = self.drive(&mut link, watches, &mut renewal, stop).await?;
         Ok(finish(link, end).await)
+    }
+
+    /// Lets some time pass before the tree is read again, so that replicas do not all do it at once.
+    fn put_off(&mut self) {
+        let wait = if self.tree.loaded() {
+            any_time_up_to(self.pacing.spread())
+        } else {
+            Duration::ZERO
+        };
+        self.begin = Some(Instant::now() + wait);
+    }
+
+    fn begin(&mut self, watches: Watches) {
+        self.begin = None;
+        self.pacing.begin(Instant::now());
+        self.tree.connected(watches);
     }
 
     /// Runs the machine on one link until that ends.
@@ -235,20 +303,28 @@ impl Watcher {
         &mut self,
         link: &mut impl Link,
         watches: Watches,
+        renewal: &mut Renewal,
         stop: &CancellationToken,
     ) -> Result<End, Error> {
         let batches = self.batches.clone();
         let mut in_flight = InFlight::new();
         self.give_up = None;
-        self.tree.connected(watches);
         // Since when there is something to publish.
         let mut gathering = None;
         loop {
             if let Some(end) = self.take_signals(link, &mut in_flight) {
                 return Ok(end);
             }
-            if let Err(reason) = self.send(link, &mut in_flight).await {
-                return Ok(End::Lost(reason));
+            if self.begin.is_some_and(|at| at <= Instant::now()) {
+                self.begin(watches);
+            }
+            let sent = tokio::select! {
+                biased;
+                () = stop.cancelled() => Err(End::Stopped),
+                sent = self.send(link, &mut in_flight) => sent.map_err(End::Lost),
+            };
+            if let Err(end) = sent {
+                return Ok(end);
             }
             self.tell();
             if self.tree.is_idle() {
@@ -275,6 +351,7 @@ impl Watcher {
                 () = sleep_until(self.give_up.unwrap_or_else(Instant::now)), if self.give_up.is_some() => {
                     Some(End::Lost(CONNECTION_LOST.to_owned()))
                 }
+                () = sleep_until(self.begin.unwrap_or_else(Instant::now)), if self.begin.is_some() => None,
                 Some(answers) = in_flight.next(), if !in_flight.is_empty() => {
                     // What arrived before this reply goes first; it may also void the reply.
                     let asked_on = self.connections;
@@ -285,6 +362,7 @@ impl Watcher {
                         self.answered(link, answers)
                     }
                 }
+                opened = &mut *renewal => Some(End::Renewed(opened)),
             };
             if let Some(end) = end {
                 return Ok(end);
@@ -295,6 +373,8 @@ impl Watcher {
     fn answered(&mut self, link: &mut impl Link, answers: Result<Answers, Failure>) -> Option<End> {
         match answers {
             Ok(answers) => {
+                let read = i64::try_from(answers.replies.len()).unwrap_or(i64::MAX);
+                self.metrics.reads_in_flight.sub(read);
                 self.look_at(&answers);
                 for (request, reply) in link.accept(answers) {
                     self.tree.reply(request, reply);
@@ -345,30 +425,44 @@ impl Watcher {
     fn signal(&mut self, signal: Signal, in_flight: &mut InFlight) -> Option<End> {
         match signal {
             Signal::Event(change, path) => {
+                self.metrics.events.inc();
                 self.arrivals.note(Instant::now().into_std());
                 self.tree.event(change, &path);
             }
             Signal::Disconnected => {
-                self.connections += 1;
-                in_flight.clear();
+                if refused(in_flight) {
+                    return Some(End::Unsupported);
+                }
+                self.forget_requests(in_flight);
+                self.begin = None;
                 self.metrics.connected.set(0);
                 self.lost(CONNECTION_LOST.to_owned());
                 self.give_up = Some(Instant::now() + RECONNECT);
             }
             Signal::Reconnected => {
-                self.connections += 1;
-                in_flight.clear();
+                self.forget_requests(in_flight);
                 self.metrics.connected.set(1);
                 self.give_up = None;
                 info!(
                     registry = %self.config.name, outage_ms = self.outage(),
                     "connected to ZooKeeper again, within the session"
                 );
-                self.tree.connected(Watches::Recursive);
+                self.put_off();
+            }
+            Signal::Expired => {
+                self.metrics.sessions_expired.inc();
+                return Some(End::Lost("the session expired".to_owned()));
             }
             Signal::Ended(reason) => return Some(End::Lost(reason)),
         }
         None
+    }
+
+    /// What was asked on a connection that is gone is never answered.
+    fn forget_requests(&mut self, in_flight: &mut InFlight) {
+        self.connections += 1;
+        in_flight.clear();
+        self.metrics.reads_in_flight.set(0);
     }
 
     async fn send(&mut self, link: &mut impl Link, in_flight: &mut InFlight) -> Result<(), String> {
@@ -378,6 +472,9 @@ impl Watcher {
                 break;
             }
             link.prepare(&requests).await?;
+            let sent = i64::try_from(requests.len()).unwrap_or(i64::MAX);
+            self.metrics.reads_in_flight.add(sent);
+            self.metrics.reads.inc_by(sent.unsigned_abs());
             let call = link.call(requests);
             let patience = self.config.session_timeout.max(REQUEST);
             in_flight.push_back(
@@ -390,129 +487,12 @@ impl Watcher {
         }
         Ok(())
     }
+}
 
-    fn completed(&mut self, first: bool, found: Tally) {
-        self.backoff.reset();
-        self.trouble.over(Instant::now());
-        let registry = &self.config.name;
-        let Tally {
-            added,
-            changed,
-            removed,
-        } = found;
-        if first {
-            info!(%registry, znodes = added, "loaded");
-            return;
-        }
-        self.metrics.resyncs.inc();
-        if removed == 0 {
-            info!(%registry, added, changed, removed, "compared with ZooKeeper again");
-        } else {
-            warn!(
-                %registry, added, changed, removed,
-                "compared with ZooKeeper again; what was removed was deregistered meanwhile, or the ensemble lost it"
-            );
-        }
-    }
-
-    /// For how many milliseconds there has been trouble by now.
-    fn outage(&self) -> Option<u64> {
-        let lasted = self.trouble.lasted(Instant::now())?;
-        Some(u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX))
-    }
-
-    /// There is no connection, and the log hears why: at once where the reason is new, else now and
-    /// then.
-    fn lost(&mut self, reason: String) {
-        if self.trouble.is_news(&reason, Instant::now()) {
-            let (registry, connect) = (&self.config.name, &self.config.connect);
-            if self.tree.loaded() {
-                warn!(%registry, %connect, %reason, "no connection to ZooKeeper; trying on, and what is known stays served");
-            } else {
-                warn!(
-                    %registry, %connect, %reason,
-                    "no connection to ZooKeeper; trying on, and nothing is served yet: start ZooKeeper, or set registries[0].connect / --zookeeper"
-                );
-            }
-        }
-        self.forget(reason);
-    }
-
-    /// ZooKeeper answers, but refuses to name the services.
-    fn denied(&mut self) {
-        let root = format!("{}{}", self.address.chroot, self.config.root);
-        let reason = format!("may not list {root}: no permission");
-        if self.trouble.is_news(&reason, Instant::now()) {
-            let served = if self.tree.loaded() {
-                "what is known stays served"
-            } else {
-                "nothing is served yet"
-            };
-            warn!(
-                registry = %self.config.name, %root, served,
-                "ZooKeeper denies us to list the root; trying on: let world:anyone read it and what is below (setAcl -R {root} world:anyone:r, beside the rights of those who register)"
-            );
-        }
-        self.forget(reason);
-    }
-
-    /// Forgets the connection, and shows why.
-    fn forget(&mut self, reason: String) {
-        self.tree.lost();
-        self.arrivals.clear();
-        let status = if self.state.borrow().loaded {
-            self.tell_stale();
-            Status::Disconnected { reason }
-        } else {
-            Status::Connecting {
-                reason: Some(reason),
-            }
-        };
-        self.set_status(status);
-    }
-
-    /// Says once that what was published may be old from now on. It takes nothing away; where the
-    /// registry is too busy to hear of it, that it is comes with the next batch.
-    fn tell_stale(&mut self) {
-        if let Status::Disconnected { .. } = self.state.borrow().status {
-            return;
-        }
-        let batch = Batch {
-            stale: true,
-            ..Batch::default()
-        };
-        self.stale = self.batches.try_send(batch).is_err();
-    }
-
-    /// Shows where the machine stands.
-    fn tell(&mut self) {
-        let status = match self.tree.phase() {
-            Phase::Arming | Phase::Loading => Status::Loading,
-            Phase::RootAbsent => Status::RootAbsent {
-                root: format!("{}{}", self.address.chroot, self.config.root),
-            },
-            Phase::Synced => Status::Synced,
-            Phase::Detached | Phase::RootDenied => return self.set_loaded(),
-        };
-        self.set_status(status);
-    }
-
-    fn set_loaded(&self) {
-        let loaded = self.tree.loaded();
-        (self.state).send_if_modified(|s| loaded != std::mem::replace(&mut s.loaded, loaded));
-    }
-
-    fn set_status(&self, status: Status) {
-        self.set_loaded();
-        self.state.send_if_modified(|state| {
-            let changed = state.status != status;
-            if changed {
-                state.status = status;
-                state.since = Instant::now();
-            }
-            changed
-        });
-    }
+/// Whether an answer that says so came before the end of the connection.
+fn refused(in_flight: &mut InFlight) -> bool {
+    let mut answers = std::iter::from_fn(|| in_flight.next().now_or_never().flatten());
+    answers.any(|answer| matches!(answer, Err(Failure::Unsupported)))
 }
 
 /// Doubles while replies are small, and shrinks to what keeps them below the bound.

@@ -37,6 +37,12 @@ impl Names {
         self.wanted.clone()
     }
 
+    /// How many of them nobody looked up yet.
+    pub fn unknown(&self) -> usize {
+        let unknown = |name: &&Name| name.resolution.is_none();
+        self.names.values().filter(unknown).count()
+    }
+
     /// The znodes that ask for the name. `None` if what it resolves to is not news to anybody.
     pub fn resolve(&mut self, name: &str, resolution: Resolution) -> Option<Vec<Arc<str>>> {
         let known = self.names.get_mut(name)?;

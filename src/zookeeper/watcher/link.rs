@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use zookeeper_client::{Client, EventType, OneshotWatcher, PersistentWatcher, Stat};
+use zookeeper_client::{EventType, OneshotWatcher, PersistentWatcher, Stat};
 
 use crate::{
     registry,
@@ -22,6 +22,7 @@ pub(super) enum Signal {
     /// The session came back, without watches.
     Reconnected,
     /// Only a new session will do.
+    Expired,
     Ended(String),
 }
 
@@ -53,8 +54,6 @@ pub(super) trait Link {
 
     /// Keeps the watches of an answer.
     fn accept(&mut self, answers: Answers) -> Vec<(Request, Reply)>;
-
-    fn into_client(self) -> Arc<Client>;
 
     /// Closes every session. Nothing may be in flight any more.
     fn close(self) -> impl Future<Output = ()> + Send;

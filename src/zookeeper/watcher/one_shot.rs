@@ -1,15 +1,15 @@
 //! The link to servers before 3.6: a watch for each list and each leaf, that one change uses up.
 //!
-//! Such a server also drops connections that send `multiRead`, so reads go one by one, pipelined.
+//! Such a server drops connections that send `multiRead` (or `addWatch`, once it has refused it), so reads go one by one, pipelined.
 //! A client that re-arms more than 128 KiB of watch paths after a reconnect loses every connection
 //! again, so the watches are spread over sessions, each well below that, and any trouble with one
 //! session ends the link: the machine begins anew on new sessions. Where there are several, their
-//! servers may lag behind each other, and each batch of reads is sent behind a `sync`.
+//! servers may lag behind each other, and each batch of reads is sent behind a `sync`; so is the list
+//! of the root, with which a load begins: a server that lags must not show an older past.
 
 use std::{
     collections::{BTreeSet, HashMap},
     sync::Arc,
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -20,11 +20,15 @@ use futures_util::{
 };
 use zookeeper_client::{Client, Error, EventType, OneshotWatcher, SessionState, WatchedEvent};
 
-use super::link::{Answers, Failure, Link, Paths, Signal, change, refusal, stat};
+use super::{
+    Watcher,
+    link::{Answers, Failure, Link, Paths, Signal, change, refusal, stat},
+};
 use crate::{
     registry::layout::{Layout, Role},
     zookeeper::{
-        Config, session,
+        security::material::Material,
+        session::{self, Ensemble},
         tree::{Reply, Request},
     },
 };
@@ -33,8 +37,8 @@ use crate::{
 const SESSION_BYTES: usize = 64 * 1024;
 
 pub(super) struct OneShot {
-    connect: String,
-    session_timeout: Duration,
+    ensemble: Ensemble,
+    with: Arc<Material>,
     paths: Arc<Paths>,
     layout: Layout,
     sessions: Vec<Session>,
@@ -50,12 +54,13 @@ struct Session {
 }
 
 impl OneShot {
-    pub fn new(client: Arc<Client>, config: &Config, paths: Arc<Paths>) -> Self {
+    /// Beside the session that `watcher` has already.
+    pub fn new(client: Arc<Client>, with: Arc<Material>, watcher: &Watcher) -> Self {
         let mut link = Self {
-            connect: config.connect.clone(),
-            session_timeout: config.session_timeout,
-            paths,
-            layout: config.layout.clone(),
+            ensemble: watcher.access.ensemble.clone(),
+            with,
+            paths: Arc::clone(&watcher.paths),
+            layout: watcher.config.layout.clone(),
             sessions: Vec::new(),
             assigned: HashMap::new(),
             watches: FuturesUnordered::new(),
@@ -73,11 +78,8 @@ impl OneShot {
 
     /// Opens one more session, and says which it is.
     async fn open(&mut self) -> Result<usize, String> {
-        let connector = Client::connector().with_session_timeout(self.session_timeout);
-        let opened = connector.with_fail_eagerly().connect(&self.connect);
-        let client = (tokio::time::timeout(self.session_timeout, opened).await)
-            .map_err(|_| "one more session took too long".to_owned())?
-            .map_err(|error| format!("one more session: {error}"))?;
+        let opened = self.ensemble.open(&self.with).await;
+        let client = opened.map_err(|error| format!("one more session: {error}"))?;
         self.add(Arc::new(client));
         Ok(self.sessions.len() - 1)
     }
@@ -113,12 +115,12 @@ impl Link for OneShot {
             let (path, event) = tokio::select! {
                 biased;
                 Some(state) = self.states.next() => {
-                    return Signal::Ended(format!("a session is {state}"));
+                    return ended(state);
                 }
                 Some(fired) = self.watches.next(), if !self.watches.is_empty() => fired,
             };
             if event.event_type == EventType::Session {
-                return Signal::Ended(format!("a session is {}", event.session_state));
+                return ended(event.session_state);
             }
             if let Some(change) = change(event.event_type) {
                 return Signal::Event(change, path.to_string());
@@ -178,10 +180,6 @@ impl Link for OneShot {
         answers.replies
     }
 
-    fn into_client(mut self) -> Arc<Client> {
-        self.sessions.swap_remove(0).client
-    }
-
     async fn close(self) {
         let Self {
             sessions, watches, ..
@@ -192,6 +190,13 @@ impl Link for OneShot {
             .filter_map(|s| Arc::into_inner(s.client));
         future::join_all(clients.map(session::close)).await;
         drop(watches);
+    }
+}
+
+fn ended(state: SessionState) -> Signal {
+    match state {
+        SessionState::Expired => Signal::Expired,
+        state => Signal::Ended(format!("a session is {state}")),
     }
 }
 
@@ -208,10 +213,12 @@ async fn send(
 ) -> Result<Answers, Failure> {
     let mut root = String::new();
     let root = paths.absolute("", &mut root);
+    let begins =
+        (calls.iter()).any(|call| matches!(&call.request, Request::List(path) if path.is_empty()));
     let used: BTreeSet<usize> = calls.iter().map(|call| call.session).collect();
     // A session's requests are answered in their order, so none of these is waited for before.
     let syncs: Vec<_> = (used.into_iter())
-        .filter(|_| clients.len() > 1)
+        .filter(|_| clients.len() > 1 || begins)
         .map(|session| clients[session].sync(root))
         .collect();
     let answers = calls

@@ -8,7 +8,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::{FutureExt, future::BoxFuture};
+use futures_util::{
+    FutureExt,
+    future::{self, BoxFuture},
+};
 use zookeeper_client::{
     AddWatchMode, Client, Error, EventType, MultiReadResult, PersistentWatcher, SessionState,
     StateWatcher, WatchedEvent,
@@ -42,7 +45,7 @@ impl Recursive {
         match state {
             SessionState::Disconnected => Signal::Disconnected,
             SessionState::SyncConnected | SessionState::ConnectedReadOnly => Signal::Reconnected,
-            SessionState::Expired => Signal::Ended("the session expired".to_owned()),
+            SessionState::Expired => Signal::Expired,
             state => Signal::Ended(format!("the session ended: {state}")),
         }
     }
@@ -93,10 +96,6 @@ impl Link for Recursive {
         answers.replies
     }
 
-    fn into_client(self) -> Arc<Client> {
-        self.client
-    }
-
     async fn close(self) {
         let Self {
             client, watcher, ..
@@ -111,7 +110,15 @@ impl Link for Recursive {
 async fn arm(client: Arc<Client>, paths: Arc<Paths>) -> Result<Answers, Failure> {
     let mut path = String::new();
     let root = paths.absolute("", &mut path);
-    match client.watch(root, AddWatchMode::PersistentRecursive).await {
+    // Behind the `sync` the load cannot be older than what the leader had when it began, however far
+    // behind the server was that this session found.
+    let (synced, watching) = future::join(
+        client.sync(root),
+        client.watch(root, AddWatchMode::PersistentRecursive),
+    )
+    .await;
+    synced.map_err(|error| Failure::Lost(format!("cannot catch up with the leader: {error}")))?;
+    match watching {
         Ok(watcher) => Ok(Answers {
             replies: vec![(Request::Watch, Reply::Watching)],
             recursive: Some(watcher),

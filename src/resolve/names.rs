@@ -1,0 +1,332 @@
+//! The table of names: what is known of each, and when to look it up again.
+//!
+//! Pure: the time is an argument. Names are looked up again at times of their own around the interval, so
+//! that those that came together do not go on together; what failed sooner, then ever later.
+//! Invariant: a name is due at one time or is being looked up; an answer without addresses is a failure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use imbl::{OrdSet, ordset::DiffItem};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::Answer;
+
+/// After the first failure; each further one doubles it, up to the interval.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What became of a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    pub name: Arc<str>,
+    /// All of both families, in order, each once; or why there never was any.
+    pub addresses: Answer,
+}
+
+#[derive(Debug)]
+pub struct Names {
+    refresh: Duration,
+    wanted: OrdSet<Arc<str>>,
+    entries: BTreeMap<Arc<str>, Entry>,
+    due: BTreeSet<(Instant, Arc<str>)>,
+    /// Those that were never resolved, though they were looked up.
+    unresolved: BTreeSet<Arc<str>>,
+    /// Those whose last look-up failed, and an earlier one did not.
+    stale: BTreeSet<Arc<str>>,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    /// `None` before the first answer.
+    told: Option<Answer>,
+    /// Why the last look-up failed.
+    error: Option<String>,
+    failures: u32,
+    /// `None` while it is being looked up.
+    due: Option<Instant>,
+}
+
+/// Counts for operators.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    pub wanted: usize,
+    pub unresolved: usize,
+    pub stale: usize,
+    /// One that cannot be looked up now, and why.
+    pub failing: Option<(Arc<str>, String)>,
+}
+
+impl Names {
+    pub fn new(refresh: Duration) -> Self {
+        Self {
+            refresh,
+            wanted: OrdSet::new(),
+            entries: BTreeMap::new(),
+            due: BTreeSet::new(),
+            unresolved: BTreeSet::new(),
+            stale: BTreeSet::new(),
+        }
+    }
+
+    /// New names are due at once, and what nobody wants any more is forgotten.
+    pub fn want(&mut self, wanted: &OrdSet<Arc<str>>, now: Instant) {
+        let before = std::mem::replace(&mut self.wanted, wanted.clone());
+        for change in before.diff(wanted) {
+            match change {
+                DiffItem::Add(name) => self.add(name, now),
+                DiffItem::Remove(name) => self.remove(name),
+            }
+        }
+    }
+
+    fn add(&mut self, name: &Arc<str>, now: Instant) {
+        self.due.insert((now, Arc::clone(name)));
+        let entry = Entry {
+            due: Some(now),
+            ..Entry::default()
+        };
+        self.entries.insert(Arc::clone(name), entry);
+    }
+
+    fn remove(&mut self, name: &Arc<str>) {
+        let Some(entry) = self.entries.remove(name) else {
+            return;
+        };
+        if let Some(due) = entry.due {
+            self.due.remove(&(due, Arc::clone(name)));
+        }
+        self.unresolved.remove(name);
+        self.stale.remove(name);
+    }
+
+    /// When the next name is due.
+    pub fn next(&self) -> Option<Instant> {
+        self.due.first().map(|(due, _)| *due)
+    }
+
+    /// A name to look up now; it is not given out again before it is answered.
+    pub fn due(&mut self, now: Instant) -> Option<Arc<str>> {
+        if self.next()? > now {
+            return None;
+        }
+        let (_, name) = self.due.pop_first()?;
+        if let Some(entry) = self.entries.get_mut(&name) {
+            entry.due = None;
+        }
+        Some(name)
+    }
+
+    /// What to tell, if the answer changes anything.
+    pub fn answered(&mut self, name: &Arc<str>, answer: Answer, now: Instant) -> Option<Resolved> {
+        // One that was forgotten meanwhile, or forgotten and wanted again: that look-up follows.
+        let entry = self.entries.get_mut(name).filter(|e| e.due.is_none())?;
+        let answer = answer.and_then(|addresses| sorted(&addresses));
+        let wait = if answer.is_ok() {
+            entry.failures = 0;
+            self.stale.remove(name);
+            self.refresh
+        } else {
+            let wait = RETRY.saturating_mul(1 << entry.failures.min(16));
+            entry.failures += 1;
+            wait.min(self.refresh)
+        };
+        let wait = around(wait, name);
+        let due = now + wait;
+        entry.due = Some(due);
+        self.due.insert((due, Arc::clone(name)));
+        entry.error = answer.as_ref().err().cloned();
+        if answer.is_err() && matches!(entry.told, Some(Ok(_))) {
+            self.stale.insert(Arc::clone(name));
+            return None;
+        }
+        let news = entry.told.as_ref() != Some(&answer);
+        if answer.is_ok() {
+            self.unresolved.remove(name);
+        } else {
+            self.unresolved.insert(Arc::clone(name));
+        }
+        entry.told = Some(answer.clone());
+        news.then(|| Resolved {
+            name: Arc::clone(name),
+            addresses: answer,
+        })
+    }
+
+    pub fn state(&self) -> State {
+        let failing = self.stale.first().or(self.unresolved.first());
+        let reason = |name: &Arc<str>| {
+            let reason = self.entries.get(name)?.error.clone()?;
+            Some((Arc::clone(name), reason))
+        };
+        State {
+            wanted: self.entries.len(),
+            unresolved: self.unresolved.len(),
+            stale: self.stale.len(),
+            failing: failing.and_then(reason),
+        }
+    }
+}
+
+/// An IPv4 address written as IPv6 is the same socket, and must not be served twice.
+fn sorted(addresses: &[IpAddr]) -> Answer {
+    let mut addresses: Vec<_> = addresses.iter().map(IpAddr::to_canonical).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    if addresses.is_empty() {
+        return Err("the name has no address".to_owned());
+    }
+    Ok(addresses)
+}
+
+/// A tenth less or more, always the same for one name.
+fn around(wait: Duration, name: &str) -> Duration {
+    let share = u32::try_from(xxh3_64(name.as_bytes()) >> 32).unwrap_or(0);
+    wait.mul_f64(0.9 + 0.2 * f64::from(share) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const REFRESH: Duration = Duration::from_secs(30);
+
+    fn wanted(names: &[&str]) -> OrdSet<Arc<str>> {
+        names.iter().map(|name| Arc::from(*name)).collect()
+    }
+
+    fn ips(texts: &[&str]) -> Vec<IpAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn one(name: &str, now: Instant) -> (Names, Arc<str>) {
+        let mut names = Names::new(REFRESH);
+        names.want(&wanted(&[name]), now);
+        let due = names.due(now).unwrap();
+        (names, due)
+    }
+
+    #[test]
+    fn a_new_name_is_due_at_once_and_again_around_the_interval() {
+        let now = Instant::now();
+        let (mut names, name) = one("a", now);
+        assert_eq!(names.due(now), None, "it is on its way");
+        let found = names.answered(&name, Ok(ips(&["10.0.0.2", "fd00::1", "10.0.0.1"])), now);
+        let addresses = Ok(ips(&["10.0.0.1", "10.0.0.2", "fd00::1"]));
+        assert_eq!(found, Some(Resolved { name, addresses }));
+        let next = names.next().unwrap() - now;
+        assert!((REFRESH * 9 / 10..=REFRESH * 11 / 10).contains(&next));
+        assert!(names.due(now + next).is_some());
+    }
+
+    #[test]
+    fn equal_answers_in_another_order_are_no_news() {
+        let now = Instant::now();
+        let (mut names, name) = one("a", now);
+        names.answered(&name, Ok(ips(&["10.0.0.1", "10.0.0.2"])), now);
+        let later = now + REFRESH * 2;
+        names.due(later).unwrap();
+        let mapped = ips(&["10.0.0.2", "::ffff:10.0.0.1", "10.0.0.1"]);
+        assert_eq!(names.answered(&name, Ok(mapped), later), None);
+    }
+
+    #[test]
+    fn what_was_resolved_once_stays_through_every_failure() {
+        let mut now = Instant::now();
+        let (mut names, name) = one("a", now);
+        names.answered(&name, Ok(ips(&["10.0.0.1"])), now);
+        for failures in 1..40 {
+            now = names.next().unwrap();
+            names.due(now).unwrap();
+            let failed = if failures % 2 == 0 {
+                Ok(vec![])
+            } else {
+                Err("no server".into())
+            };
+            assert_eq!(names.answered(&name, failed, now), None);
+            assert!(names.next().unwrap() - now <= REFRESH * 11 / 10);
+            assert_eq!((names.state().stale, names.state().unresolved), (1, 0));
+        }
+        now = names.next().unwrap();
+        names.due(now).unwrap();
+        let moved = names.answered(&name, Ok(ips(&["10.0.0.9"])), now).unwrap();
+        assert_eq!(moved.addresses, Ok(ips(&["10.0.0.9"])));
+        assert_eq!(names.state().failing, None);
+    }
+
+    #[test]
+    fn what_never_was_resolved_is_told_with_its_reason_and_tried_ever_later() {
+        let mut now = Instant::now();
+        let (mut names, name) = one("a", now);
+        let first = names
+            .answered(&name, Err("no such name".into()), now)
+            .unwrap();
+        assert_eq!(first.addresses, Err("no such name".to_owned()));
+        let mut waits = vec![names.next().unwrap() - now];
+        for _ in 0..8 {
+            now = names.next().unwrap();
+            names.due(now).unwrap();
+            assert_eq!(names.answered(&name, Err("no such name".into()), now), None);
+            waits.push(names.next().unwrap() - now);
+        }
+        assert!(waits[0] < Duration::from_secs(2) && waits.is_sorted());
+        assert!(waits[8] > REFRESH * 8 / 10);
+        assert_eq!(names.state().unresolved, 1);
+        assert_eq!(
+            names.state().failing,
+            Some((name, "no such name".to_owned()))
+        );
+    }
+
+    #[test]
+    fn what_nobody_wants_is_forgotten_even_while_it_is_looked_up() {
+        let now = Instant::now();
+        let (mut names, name) = one("a", now);
+        names.want(&wanted(&["b"]), now);
+        assert_eq!(names.answered(&name, Ok(ips(&["10.0.0.1"])), now), None);
+        assert_eq!(names.due(now).as_deref(), Some("b"));
+        assert_eq!(names.due(now), None);
+        // Wanted again before the first answer came: a look-up of its own decides.
+        names.want(&wanted(&["a"]), now);
+        assert_eq!(names.answered(&name, Ok(ips(&["10.0.0.1"])), now), None);
+        assert_eq!(names.due(now).as_deref(), Some("a"));
+        assert!(names.answered(&name, Ok(ips(&["10.0.0.2"])), now).is_some());
+    }
+
+    proptest! {
+        /// Whatever comes: counts are those of the names, and each wanted name is due or looked up.
+        #[test]
+        fn every_wanted_name_is_due_or_looked_up(steps in prop::collection::vec((0_u8..4, 0_u8..5, any::<bool>()), 0..200)) {
+            let mut now = Instant::now();
+            let mut names = Names::new(REFRESH);
+            let mut set = OrdSet::new();
+            let mut flying: Vec<Arc<str>> = Vec::new();
+            for (step, which, good) in steps {
+                let name: Arc<str> = Arc::from(format!("n{which}"));
+                match step {
+                    0 => { set.insert(name); names.want(&set, now); }
+                    1 => { set.remove(&*name); names.want(&set, now); }
+                    2 => { now += Duration::from_secs(7); flying.extend(names.due(now)); }
+                    _ => if !flying.is_empty() {
+                        let name = flying.remove(0);
+                        let answer = if good { Ok(vec![IpAddr::from([10, 0, 0, which])]) } else { Err("no".to_owned()) };
+                        let told = names.answered(&name, answer, now);
+                        prop_assert!(told.is_none() || set.contains(&*name));
+                    }
+                }
+                prop_assert_eq!(names.entries.len(), set.len());
+                for name in &set {
+                    let due = names.entries[name].due;
+                    prop_assert!(due.map_or_else(|| flying.contains(name), |at| names.due.contains(&(at, name.clone()))));
+                }
+                let unresolved = names.entries.values().filter(|e| matches!(e.told, Some(Err(_)))).count();
+                prop_assert_eq!(names.state().unresolved, unresolved);
+                prop_assert!(names.due.len() <= set.len());
+            }
+        }
+    }
+}
