@@ -1,7 +1,7 @@
 # What people and CI call. Every target installs what it needs; e2e/components/install.sh says what that is.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench
+.PHONY: help run test chaos trial bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -13,15 +13,26 @@ help: ## this list
 	@printf '  MESHKEEPER_PROFILE=dev   or release: slower to build\n'
 	@printf '  MESHKEEPER_BIN=          a binary that is built already, instead of building one\n'
 	@printf '  MESHKEEPER_RUN_DIR=.components/run   logs and data of the demo\n'
+	@printf '\nVariables of make chaos:\n'
+	@printf '  SEED=                    what the faults and their durations follow from; another one each time\n'
+	@printf '  MINUTES=2                for how long\n'
 
 run: ## a whole mesh on this machine, until Ctrl-C: ZooKeeper, MeshKeeper, Envoy, sample instances
 	@e2e/demo/run
 
-test: ## formatting, lints, and all tests, with the real ZooKeeper, Envoy and gRPC clients
+test: ## formatting, lints, and all tests, with the real ZooKeeper, Envoy, gRPC clients and frameworks that register
 	@e2e/components/install.sh all
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo test --locked
+
+chaos: ## all that can break, at random for MINUTES: fails where an endpoint was lost or kept wrongly
+	@e2e/components/install.sh zookeeper envoy
+	cargo test --locked --test e2e faults::chaos::faults_for_as_long_as_is_asked_for -- --ignored --exact --nocapture
+
+trial: ## each fault once, with what an operator sees of it: a table in target/faults.md
+	@e2e/components/install.sh zookeeper envoy
+	cargo test --locked --test e2e faults::trial::each_fault_as_an_operator_sees_it -- --ignored --exact --nocapture
 
 bench: ## what it costs, beside floors and peers, in some minutes (BENCH=full: many)
 	@e2e/components/install.sh zookeeper envoy

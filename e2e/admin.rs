@@ -16,7 +16,7 @@ use meshkeeper::{
     },
     model::{Health, Instance, Instances, Origin, Service, Source, Weight},
     readiness::Readiness,
-    registry::{Mirrored, Picture, Rejected, View},
+    registry::{Mirrored, Picture, Rejected, View, guard::Holds},
     resource::{Edition, Resource, ResourceType, Version},
     telemetry,
     xds::status::{ClientStatus, State, TypeStatus},
@@ -52,6 +52,7 @@ impl Admin {
             followers: Arc::new(|_| Vec::new()),
             clients: Arc::new(clients),
             resources: Arc::new(resources),
+            operator: Arc::new(Nobody),
         };
         tokio::spawn(serve_within(listener, sources, stop.clone(), limits));
         Self {
@@ -150,9 +151,24 @@ fn picture() -> Picture {
             name: "main".into(),
             view,
             loaded: true,
+            holds: Holds::default(),
+            restored: None,
         }]
         .into(),
         ..Picture::default()
+    }
+}
+
+/// Nobody to obey.
+struct Nobody;
+
+impl meshkeeper::admin::Operator for Nobody {
+    fn release(
+        &self,
+        _: Option<String>,
+        _: Option<String>,
+    ) -> futures_util::future::BoxFuture<'static, Option<usize>> {
+        Box::pin(async { None })
     }
 }
 

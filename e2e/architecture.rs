@@ -16,10 +16,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("shutdown", &[]),
     ("telemetry", &[]),
     ("registry", &["model"]),
+    ("lint", &["model", "registry"]),
     ("snapshot", &["resource"]),
+    ("state", &["model", "registry"]),
     ("translate", &["model", "resource"]),
     ("zookeeper", &["registry"]),
-    ("publish", &["registry", "resolve", "snapshot", "translate"]),
+    (
+        "publish",
+        &["registry", "resolve", "snapshot", "state", "translate"],
+    ),
     ("xds", &["resource", "snapshot"]),
     (
         "admin",
@@ -38,6 +43,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "resource",
             "shutdown",
             "snapshot",
+            "state",
             "telemetry",
             "translate",
             "xds",
@@ -49,6 +55,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "app",
             "config",
+            "lint",
             "model",
             "registry",
             "resource",
@@ -62,9 +69,13 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 /// Modules without I/O, and the files of other modules that have none either.
 const PURE: &[&str] = &[
+    "lint",
     "model",
     "registry/catalog",
     "registry/format",
+    "registry/catalog",
+    "registry/guard",
+    "registry/guarded",
     "registry/index",
     "registry/journal",
     "registry/layout",
@@ -73,6 +84,8 @@ const PURE: &[&str] = &[
     "resolve/names",
     "resource",
     "snapshot",
+    "state/codec",
+    "state/recorder",
     "translate",
     "xds/age",
     "xds/delta",

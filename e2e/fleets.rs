@@ -294,13 +294,13 @@ async fn a_persistent_znode_of_nerve_is_served_while_it_is_touched() {
     let name = encoded(r#"{"host":"10.0.0.7","port":3000,"name":"i","labels":{"az":"a"}}"#);
     let path = format!("/nerve/services/users/services/{name}");
     nerve.tell(&format!("persist {path}")).await;
-    let keys = "root: /nerve/services, format: nerve, ttl: 2s";
+    let keys = "root: /nerve/services, format: nerve, ttl: 4s";
     let server = MeshKeeper::start_registry(&zookeeper.connect(), keys).await;
     told(&server, "users", &["10.0.0.7:3000 healthy"]).await;
     assert_eq!(instances(&server, "users").await[0]["zone"], "a");
 
     let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(5) {
+    while start.elapsed() < Duration::from_secs(6) {
         nerve.tell(&format!("set {path}")).await;
         told(&server, "users", &["10.0.0.7:3000 healthy"]).await;
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -415,7 +415,6 @@ async fn instances(server: &MeshKeeper, service: &str) -> Vec<Value> {
 async fn told(server: &MeshKeeper, service: &str, expected: &[&str]) {
     let shown = |i: &Value| {
         let text = |key: &str| i[key].as_str().unwrap_or_default().to_owned();
-        // A warm-up that is under way is none of the tests' matter.
         format!("{}:{} {}", text("address"), i["port"], text("health"))
     };
     let expected: BTreeSet<String> = expected.iter().map(|&e| e.to_owned()).collect();

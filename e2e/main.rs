@@ -5,7 +5,9 @@
 mod admin;
 mod architecture;
 mod commands;
+mod faults;
 mod fleets;
+mod guard;
 mod increments;
 mod introspection;
 mod limits;
@@ -15,5 +17,6 @@ mod proxyless;
 mod registries;
 mod rendering;
 mod support;
+mod validation;
 mod wire;
 mod zookeeper;

@@ -2,14 +2,20 @@
 //! ends with the test.
 
 pub mod backend;
+pub mod dice;
 pub mod discovery;
+pub mod disk;
+pub mod ensemble;
 pub mod envoy;
 pub mod fleet;
 pub mod grpc;
 pub mod http;
 pub mod meshkeeper;
+pub mod observer;
 pub mod proxy;
 pub mod raw;
+pub mod registrar;
+pub mod timeline;
 pub mod traffic;
 pub mod tree;
 pub mod wait;

@@ -1,18 +1,23 @@
 //! The operators' side over HTTP: health, metrics, and what the process holds, as JSON.
 //!
-//! It only reads, through what [`Sources`] lends, and refuses to know how that is kept. There is no
-//! way to change anything here. Invariant: a slow or hostile client costs one of a bounded number
+//! It reads through what [`Sources`] lends, and refuses to know how that is kept. One thing can be changed here:
+//! what is held can be released. Invariant: a slow or hostile client costs one of a bounded number
 //! of connections for a bounded time, and never the runtime that serves the mesh: what is long to
 //! render is rendered on threads of its own.
 
 pub mod api;
 mod explain;
 pub mod health;
+pub mod holds;
 pub mod server;
 
 use std::{fmt, sync::Arc};
 
-use axum::{Router, routing::get};
+use axum::{
+    Router,
+    routing::{get, post},
+};
+use futures_util::future::BoxFuture;
 use prometheus::Registry;
 pub use server::serve;
 use tokio::sync::watch;
@@ -24,6 +29,9 @@ use crate::{
     xds::{clients::Follower, status::ClientStatus},
 };
 
+/// The one path that changes something.
+const RELEASE: &str = "/api/v1/release";
+
 /// What the server reads from; cloning shares it.
 #[derive(Clone)]
 pub struct Sources {
@@ -33,6 +41,18 @@ pub struct Sources {
     pub clients: Arc<dyn ClientList>,
     pub followers: Arc<Followers>,
     pub resources: Arc<dyn ResourceList>,
+    pub operator: Arc<dyn Operator>,
+}
+
+/// Who does what operators ask for.
+pub trait Operator: Send + Sync {
+    /// Lets go what is held of a service or of all, in one registry or in all: how many instances that were, or
+    /// nothing where nobody does it any more.
+    fn release(
+        &self,
+        registry: Option<String>,
+        service: Option<String>,
+    ) -> BoxFuture<'static, Option<usize>>;
 }
 
 /// Who follows the endpoints of a service, by its name.
@@ -84,6 +104,8 @@ fn router(sources: Sources) -> Router {
         .route("/api/v1/config", get(api::config))
         .route("/api/v1/explain", get(explain::explain))
         .route("/api/v1/compare", get(explain::compare))
+        .route("/api/v1/holds", get(holds::holds))
+        .route(RELEASE, post(holds::release))
         .fallback(api::not_found)
         .with_state(sources)
 }

@@ -4,13 +4,22 @@
 //! runs, so that port 0 can be asked for. Invariant: every task is one of [`Tasks`], so none ends in
 //! silence; and everything that can fail at the start fails before the first task runs.
 
-use std::{convert::Infallible, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+mod states;
 
+use std::{
+    convert::Infallible,
+    fmt, io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use futures_util::future::BoxFuture;
 use rustix::process::{Resource as Limit, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::{TcpListener, TcpSocket},
     runtime::{self, Handle, Runtime},
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -18,17 +27,18 @@ use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::{info, warn};
 
+use self::states::States;
 use crate::{
     admin::{self, Sources},
     config::{self, Config},
-    publish::{Publisher, Readers},
+    publish::{Order, Publisher, Readers},
     readiness::Readiness,
-    registry::{self, Catalog, Layout, Picture},
+    registry::{self, Catalog, Layout, Mirrored, Picture},
     resolve,
     resource::{Edition, Resource, ResourceType, json::DESCRIPTOR_SET},
     shutdown::{self, Tasks},
     snapshot::Snapshots,
-    telemetry,
+    state, telemetry,
     translate::{self, Translation},
     xds::{
         self,
@@ -40,7 +50,7 @@ use crate::{
         lrs::{self, Lrs},
         session::Context,
     },
-    zookeeper::{self, State, Status},
+    zookeeper::{self, State, Status, Watcher},
 };
 
 /// How long streams and sessions get to end in order.
@@ -158,7 +168,7 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
     let metrics = telemetry::metrics()?;
     let xds_listener = listen(XDS, config.xds.listen)?;
     let admin_listener = listen(ADMIN, config.admin.listen)?;
-    let (publisher, readers) = publisher(config, &metrics)?;
+    let (mut publisher, readers) = publisher(config, &metrics)?;
     let xds_metrics = xds::metrics::Metrics::register(&metrics)?;
     let zookeeper_metrics = zookeeper::Metrics::register(&metrics)?;
     let clients = Clients::new(xds_metrics.clone());
@@ -175,21 +185,24 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
     let mut tasks = Tasks::new();
     let mut batches = Vec::new();
     let mut watched = Vec::new();
-    for registry in &config.registries {
+    let kept = states(config, &metrics, &stop)?;
+    for (at, registry) in config.registries.iter().enumerate() {
         let (sender, receiver) = mpsc::channel(BATCHES);
         let (state, states) = watch::channel(State::new());
         batches.push(receiver);
         watched.push(Watched::new(registry, states, &readiness));
+        let known = kept.as_ref().and_then(|states| {
+            let config = registry_config(registry);
+            states.keep(at, &registry.connect, &config, &mut publisher, &mut tasks)
+        });
         let config = zookeeper_config(registry);
-        let watch = zookeeper::watch(
-            config,
-            zookeeper_metrics.clone(),
-            sender,
-            state,
-            stop.clone(),
-        );
-        tasks.spawn_on(&registry_thread, "zookeeper", watch);
+        let (metrics, stop) = (zookeeper_metrics.clone(), stop.clone());
+        tasks.spawn_on(&registry_thread, "zookeeper", async move {
+            let mirror = Watcher::new(config, &metrics, sender, state)?;
+            mirror.knowing(known).run(stop).await
+        });
     }
+    let wait = config.state.wait;
     let (resolutions, resolved) = mpsc::channel(RESOLUTIONS);
     let look_ups = resolve::run(
         config.dns.refresh,
@@ -201,7 +214,7 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
     // Look-ups that hang end with this thread's runtime, which nobody waits for.
     tasks.spawn_on(&registry_thread, "resolver", look_ups);
     tasks.spawn_on(&registry_thread, "publish", async move {
-        publisher.run(batches, resolved).await;
+        publisher.run(batches, resolved, wait).await;
         Ok::<_, Infallible>(())
     });
     let context = Context {
@@ -293,7 +306,43 @@ fn publisher(
     config: &Config,
     metrics: &prometheus::Registry,
 ) -> Result<(Publisher, Readers), Error> {
-    let registries = config.registries.iter().map(|registry| registry::Config {
+    let registries = config.registries.iter().map(registry_config);
+    let translation = Translation::new(translate::Config {
+        outbound_listen: config.mesh.outbound_listen,
+        domain_suffix: config.mesh.domain_suffix.clone(),
+        increments_above: config.mesh.endpoint_increments_above,
+    });
+    Ok(Publisher::new(
+        Catalog::new(registries.collect(), &config.guard.config()),
+        translation,
+        registry::Metrics::register(metrics)?,
+    ))
+}
+
+/// Where the last good states are kept, if they are.
+fn states<'c>(
+    config: &'c Config,
+    metrics: &prometheus::Registry,
+    stop: &CancellationToken,
+) -> Result<Option<States<'c>>, Error> {
+    let Some(directory) = &config.state.directory else {
+        return Ok(None);
+    };
+    Ok(Some(States {
+        directory,
+        metrics: state::Metrics::register(metrics)?,
+        stop: stop.clone(),
+    }))
+}
+
+fn layout(registry: &config::Registry) -> Layout {
+    let usual = || registry.format.layout();
+    registry.layout.clone().unwrap_or_else(usual)
+}
+
+/// What is made of a registry's znodes.
+pub fn registry_config(registry: &config::Registry) -> registry::Config {
+    registry::Config {
         name: registry.name.clone(),
         root: registry.root.clone(),
         layout: layout(registry),
@@ -302,25 +351,11 @@ fn publisher(
         required: registry.required,
         ttl: registry.ttl,
         shape: registry.shape(),
-    });
-    let translation = Translation::new(translate::Config {
-        outbound_listen: config.mesh.outbound_listen,
-        domain_suffix: config.mesh.domain_suffix.clone(),
-        increments_above: config.mesh.endpoint_increments_above,
-    });
-    Ok(Publisher::new(
-        Catalog::new(registries.collect()),
-        translation,
-        registry::Metrics::register(metrics)?,
-    ))
+    }
 }
 
-fn layout(registry: &config::Registry) -> Layout {
-    let usual = || registry.format.layout();
-    registry.layout.clone().unwrap_or_else(usual)
-}
-
-fn zookeeper_config(registry: &config::Registry) -> zookeeper::Config {
+/// How a registry's znodes are read.
+pub fn zookeeper_config(registry: &config::Registry) -> zookeeper::Config {
     zookeeper::Config {
         name: registry.name.clone(),
         connect: registry.connect.clone(),
@@ -388,6 +423,30 @@ fn sources(
         followers: Arc::new(move |name| listed.followers(ResourceType::Endpoint, name)),
         clients: Arc::new(move || clients.list()),
         resources: Arc::new(move |edition, kind| resources(&snapshots, edition, kind)),
+        operator: Arc::new(Operator(readers.orders.clone())),
+    }
+}
+
+/// Hands what operators ask for to the publisher.
+struct Operator(mpsc::Sender<Order>);
+
+impl admin::Operator for Operator {
+    fn release(
+        &self,
+        registry: Option<String>,
+        service: Option<String>,
+    ) -> BoxFuture<'static, Option<usize>> {
+        let orders = self.0.clone();
+        Box::pin(async move {
+            let (done, released) = oneshot::channel();
+            let order = Order {
+                registry,
+                service,
+                done,
+            };
+            orders.send(order).await.ok()?;
+            released.await.ok()
+        })
     }
 }
 
@@ -454,11 +513,10 @@ impl Reporter {
                     .await;
             }
             self.note_states();
-            let all = served && self.watched.iter().all(|watched| watched.loaded);
             tokio::select! {
                 () = self.stop.cancelled() => break,
                 Ok(()) = self.snapshots.changed(), if !served => {}
-                Ok(()) = self.registry.changed(), if !all => {}
+                Ok(()) = self.registry.changed() => {}
                 () = any_changed(&mut self.watched) => {}
                 else => break,
             }
@@ -474,6 +532,16 @@ impl Reporter {
     fn note_loaded(&mut self) {
         let picture = self.registry.borrow_and_update().clone();
         for (watched, mirrored) in self.watched.iter_mut().zip(picture.registries.iter()) {
+            note(
+                &self.readiness,
+                &format!("guard {}", watched.name),
+                held(mirrored),
+            );
+            note(
+                &self.readiness,
+                &format!("registry {}", watched.name),
+                restored(mirrored),
+            );
             if mirrored.loaded && !std::mem::replace(&mut watched.loaded, true) {
                 watched
                     .pending
@@ -497,6 +565,33 @@ impl Reporter {
     }
 }
 
+fn note(readiness: &Readiness, subject: &str, text: Option<String>) {
+    match text {
+        Some(text) => readiness.note(subject, &text),
+        None => readiness.clear_note(subject),
+    }
+}
+
+fn held(mirrored: &Mirrored) -> Option<String> {
+    let holds = &mirrored.holds;
+    let (held, services) = (holds.held(), holds.services.len());
+    let plural = if services == 1 { "" } else { "s" };
+    (held > 0).then(|| {
+        format!(
+            "{held} instances of {services} service{plural} are held: gone, and served since too many went at once (`meshkeeper holds`)"
+        )
+    })
+}
+
+fn restored(mirrored: &Mirrored) -> Option<String> {
+    let restored = mirrored.restored.filter(|restored| restored.served)?;
+    let since = Duration::from_millis(u64::try_from(restored.known).unwrap_or_default());
+    let since = prost_types::Timestamp::from(SystemTime::UNIX_EPOCH + since);
+    Some(format!(
+        "restored from disk, as of {since}; not yet compared with ZooKeeper"
+    ))
+}
+
 /// Until any registry stands otherwise; for ever once nobody tells.
 async fn any_changed(watched: &mut [Watched]) {
     let changes = watched.iter_mut().map(|watched| {
@@ -514,7 +609,7 @@ struct Ago<'a>(&'a Status, Instant);
 
 impl fmt::Display for Ago<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let since = std::time::SystemTime::now() - self.1.elapsed();
+        let since = SystemTime::now() - self.1.elapsed();
         write!(
             f,
             "{} (since {})",

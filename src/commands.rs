@@ -11,9 +11,11 @@ pub mod completions;
 pub mod dump;
 pub mod explain;
 mod flags;
+pub mod holds;
 mod output;
 pub mod ready;
 pub mod register;
+pub mod release;
 mod remote;
 pub mod serve;
 pub mod services;
@@ -67,6 +69,8 @@ enum Command {
     Dump(dump::Args),
     Explain(explain::Args),
     Compare(compare::Args),
+    Holds(holds::Args),
+    Release(release::Args),
     Ready(ready::Args),
     Validate(validate::Args),
     Completions(completions::Args),
@@ -121,6 +125,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Dump(args) => args.run(),
         Command::Explain(args) => args.run(),
         Command::Compare(args) => args.run(),
+        Command::Holds(args) => args.run(),
+        Command::Release(args) => args.run(),
         Command::Ready(args) => args.run(),
         Command::Validate(args) => args.run(),
         Command::Completions(args) => args.run(),

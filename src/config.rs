@@ -7,6 +7,7 @@
 mod check;
 mod document;
 mod problem;
+mod safety;
 pub mod value;
 
 use std::{collections::BTreeMap, fmt::Display, fs, net::SocketAddr, path::Path, time::Duration};
@@ -14,7 +15,10 @@ use std::{collections::BTreeMap, fmt::Display, fs, net::SocketAddr, path::Path, 
 use serde::{Serialize, Serializer};
 
 use self::check::Checker;
-pub use self::problem::{Place, Problem, Problems};
+pub use self::{
+    problem::{Place, Problem, Problems},
+    safety::{Guard, State},
+};
 pub use crate::registry::shape::Keys;
 use crate::{
     registry::{
@@ -38,6 +42,8 @@ pub struct Config {
     pub xds: Xds,
     pub admin: Admin,
     pub mesh: Mesh,
+    pub guard: Guard,
+    pub state: State,
 }
 
 /// A tree of znodes to mirror.

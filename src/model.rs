@@ -73,6 +73,11 @@ impl Instance {
         (self.address, self.port)
     }
 
+    /// Whether clients send it new requests.
+    pub fn takes_requests(&self) -> bool {
+        matches!(self.health, Health::Healthy | Health::Degraded) && self.weight != Weight::DRAIN
+    }
+
     /// Whether a client could not tell them apart: equal but for their origin. Every field is named, so
     /// that a new one asks for its answer here.
     pub fn is_like(&self, other: &Self) -> bool {
@@ -225,10 +230,12 @@ impl Default for Weight {
     }
 }
 
-/// What a registration says of its own health.
+/// What is known of an instance's health, from its own registration or because that is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
     Healthy,
+    /// It takes requests, and nobody can say for sure that it should.
+    Degraded,
     /// Told to clients as unhealthy: they know it and send it nothing.
     Unhealthy,
     /// Not told to clients at all; the reason is for operators (`instance_status is OUT_OF_SERVICE`).

@@ -5,10 +5,13 @@
 //! once and a quiet registry publishes at once. Invariant: nothing is published before the registry was mirrored
 //! completely, and what is published then shows exactly what the registry shows.
 
+mod alarms;
 mod hosts;
+mod record;
 mod rejections;
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -16,15 +19,16 @@ use std::{
 use futures_util::{FutureExt, StreamExt};
 use imbl::OrdSet;
 use tokio::{
-    sync::{mpsc, watch},
-    time::sleep,
+    sync::{mpsc, oneshot, watch},
+    time::{self, sleep},
 };
 use tokio_stream::{StreamMap, wrappers::ReceiverStream};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
+pub use self::record::Record;
 use self::{hosts::Hosts, rejections::Rejections};
 use crate::{
-    registry::{self, Batch, Catalog, Changes, Picture, Touched, catalog::join},
+    registry::{self, Batch, Catalog, Changes, Former, Guarded, Picture, Touched, catalog::join},
     resolve::Resolved,
     snapshot::Snapshots,
     translate::{Translation, Update},
@@ -33,6 +37,9 @@ use crate::{
 /// Batches that are taken into one publication at most, so that a steady stream of them cannot put
 /// it off for ever.
 const BATCHES_AT_ONCE: usize = 256;
+
+/// Orders of operators that wait.
+const ORDERS: usize = 8;
 
 /// How long the clock is trusted to go on evenly.
 const CLOCK: Duration = Duration::from_secs(60);
@@ -45,9 +52,34 @@ pub struct Publisher {
     snapshots: Snapshots,
     metrics: registry::Metrics,
     rejections: Rejections,
+    /// By the place of the registry, where its state is kept.
+    records: BTreeMap<usize, Record>,
+    /// When what was restored is served, if the registries were not seen by then.
+    restored_due: Option<time::Instant>,
+    orders: mpsc::Receiver<Order>,
     registry: watch::Sender<Picture>,
     resources: watch::Sender<Arc<Snapshots>>,
     hosts: Hosts,
+}
+
+/// What an operator wants: to let go what is held of one service or all, in one registry or all.
+#[derive(Debug)]
+pub struct Order {
+    pub registry: Option<String>,
+    pub service: Option<String>,
+    /// Told how many instances were released, once that is published.
+    pub done: oneshot::Sender<usize>,
+}
+
+/// Why the loop goes round.
+enum Step {
+    Batch(usize, Batch),
+    /// What became of host names.
+    Resolved(Vec<Resolved>),
+    /// Something changes by time alone.
+    Time,
+    Restored,
+    Order(Order),
 }
 
 /// Where the publications can be read.
@@ -55,6 +87,7 @@ pub struct Publisher {
 pub struct Readers {
     pub registry: watch::Receiver<Picture>,
     pub snapshots: watch::Receiver<Arc<Snapshots>>,
+    pub orders: mpsc::Sender<Order>,
     /// The host names to look up.
     pub hosts: watch::Receiver<OrdSet<Arc<str>>>,
 }
@@ -67,11 +100,13 @@ impl Publisher {
     ) -> (Self, Readers) {
         let (registry, registry_reader) = watch::channel(Picture::default());
         let (resources, snapshots) = watch::channel(Arc::default());
+        let (order, orders) = mpsc::channel(ORDERS);
         let snapshots_now = Snapshots::default();
         let (hosts, wanted) = Hosts::new();
         let readers = Readers {
             registry: registry_reader,
             snapshots,
+            orders: order,
             hosts: wanted,
         };
         let publisher = Self {
@@ -80,6 +115,9 @@ impl Publisher {
             snapshots: snapshots_now,
             metrics,
             rejections: Rejections::default(),
+            records: BTreeMap::new(),
+            restored_due: None,
+            orders,
             registry,
             resources,
             hosts,
@@ -87,78 +125,141 @@ impl Publisher {
         (publisher, readers)
     }
 
+    /// Begins with what a former process knew of the registry at that place of the configuration.
+    pub fn restore(&mut self, registry: usize, former: Former) {
+        self.catalog.restore(registry, former, now());
+    }
+
+    /// Has the state of the registry at that place recorded.
+    pub fn record(&mut self, registry: usize, record: Record) {
+        self.records.insert(registry, record);
+    }
+
     /// Runs until nobody sends batches any more. There is one receiver for each registry, in the
-    /// order of the configuration. `resolved` tells what became of [`Readers::hosts`].
+    /// order of the configuration. `resolved` tells what became of [`Readers::hosts`]. What was
+    /// restored is served after `wait`.
     pub async fn run(
         mut self,
         batches: Vec<mpsc::Receiver<Batch>>,
         mut resolved: mpsc::Receiver<Vec<Resolved>>,
+        wait: Duration,
     ) {
         let streams = batches.into_iter().map(ReceiverStream::new);
         let mut batches: Batches = streams.enumerate().collect();
-        while let Some(next) = self.next(&mut batches, &mut resolved).await {
-            let now = Instant::now();
-            let mut observed = match &next {
-                Next::Batch(_, batch) => batch.observed,
-                _ => None,
-            };
-            let mut changes = self.take_in(next);
-            for _ in 1..BATCHES_AT_ONCE {
-                let Some(Some((registry, batch))) = batches.next().now_or_never() else {
-                    break;
-                };
-                observed = [observed, batch.observed].into_iter().flatten().min();
-                join(&mut changes, self.take_in(Next::Batch(registry, batch)));
+        self.restored_due = Some(time::Instant::now() + wait);
+        while let Some(step) = self.next(&mut batches, &mut resolved).await {
+            match step {
+                Step::Batch(registry, batch) => self.take_in(registry, batch, &mut batches),
+                Step::Resolved(all) => self.resolve(&all),
+                Step::Time => {
+                    let changes = self.catalog.tick(now());
+                    self.publish_now(changes);
+                }
+                Step::Restored => self.serve_restored(),
+                Step::Order(order) => self.obey(order),
             }
-            self.publish(changes, observed.unwrap_or(now));
         }
     }
 
-    /// A batch, or what else there is to do.
     async fn next(
         &mut self,
         batches: &mut Batches,
         resolved: &mut mpsc::Receiver<Vec<Resolved>>,
-    ) -> Option<Next> {
+    ) -> Option<Step> {
         loop {
             tokio::select! {
-                batch = batches.next() => return batch.map(|(of, batch)| Next::Batch(of, batch)),
-                Some(resolved) = resolved.recv() => return Some(Next::Resolved(resolved)),
-                () = until(self.catalog.due()) => return Some(Next::Time),
-                () = self.hosts.due() => return Some(Next::Time),
+                batch = batches.next() => return batch.map(|(at, batch)| Step::Batch(at, batch)),
+                Some(resolved) = resolved.recv() => return Some(Step::Resolved(resolved)),
+                () = until(self.catalog.due()) => return Some(Step::Time),
+                () = self.hosts.due() => return Some(Step::Time),
+                () = at(self.restored_due) => return Some(Step::Restored),
+                Some(order) = self.orders.recv() => return Some(Step::Order(order)),
                 () = self.rejections.due() => self.rejections.tell_count(),
             }
         }
     }
 
-    fn take_in(&mut self, next: Next) -> Changes {
-        let now = now();
-        let mut changes = self.catalog.tick(now);
-        match next {
-            Next::Batch(registry, batch) => {
-                join(&mut changes, self.catalog.apply(registry, batch, now));
-            }
-            Next::Resolved(all) => {
-                for Resolved { name, addresses } in all {
-                    join(&mut changes, self.catalog.resolved(&name, &addresses, now));
-                }
-            }
-            Next::Time => {}
+    /// Takes in a batch and those that wait behind it, and publishes what they change together.
+    fn take_in(&mut self, registry: usize, batch: Batch, batches: &mut Batches) {
+        let began = Instant::now();
+        let mut observed = batch.observed;
+        let mut changes = self.catalog.tick(now());
+        join(&mut changes, self.mirror(registry, batch));
+        for _ in 1..BATCHES_AT_ONCE {
+            let Some(Some((registry, batch))) = batches.next().now_or_never() else {
+                break;
+            };
+            observed = [observed, batch.observed].into_iter().flatten().min();
+            join(&mut changes, self.mirror(registry, batch));
+        }
+        self.publish(changes, observed.unwrap_or(began));
+    }
+
+    fn mirror(&mut self, at: usize, batch: Batch) -> Changes {
+        let record = self.records.get_mut(&at);
+        let noted = record.map(|record| record.note(&batch.events));
+        let changes = self.catalog.apply(at, batch, now());
+        let guarded = self.catalog.registry(at);
+        if let (Some(noted), Some(record), Some(guarded)) =
+            (noted, self.records.get_mut(&at), guarded)
+        {
+            record.judge(noted, guarded);
         }
         changes
     }
 
+    fn serve_restored(&mut self) {
+        self.restored_due = None;
+        for at in self.catalog.serve_restored() {
+            let name = self
+                .catalog
+                .registry(at)
+                .map(Guarded::name)
+                .unwrap_or_default();
+            warn!(registry = %name, "ZooKeeper does not answer: the last good state is served, from disk");
+        }
+        self.publish_now(Changes::new());
+    }
+
+    fn resolve(&mut self, all: &[Resolved]) {
+        let mut changes = Changes::new();
+        for Resolved { name, addresses } in all {
+            join(&mut changes, self.catalog.resolved(name, addresses, now()));
+        }
+        self.publish_now(changes);
+    }
+
+    fn obey(&mut self, order: Order) {
+        let (registry, service) = (order.registry.as_deref(), order.service.as_deref());
+        let (released, changes) = self.catalog.release(registry, service);
+        self.publish_now(changes);
+        // Whoever asked may have gone.
+        let _ = order.done.send(released);
+    }
+
+    fn publish_now(&mut self, changes: Changes) {
+        self.publish(changes, Instant::now());
+    }
+
     fn publish(&mut self, changes: Changes, observed: Instant) {
+        let notices = self.catalog.take_notices(now());
         let picture = self.catalog.picture();
         self.hosts.want(self.catalog.wanted_hosts());
         if self.snapshots.loaded || self.may_begin() {
             self.translate(&picture, changes, observed);
         }
-        for (registry, counts) in self.catalog.counts() {
-            self.metrics.set(registry, counts);
+        for (at, registry) in self.catalog.registries().iter().enumerate() {
+            self.metrics.show(registry);
+            if let Some(record) = self.records.get_mut(&at) {
+                record.draw(registry);
+            }
         }
         self.registry.send_replace(picture);
         // Last: the log is in nobody's way.
+        for (registry, notice) in &notices {
+            self.metrics.count(registry, notice);
+        }
+        alarms::tell(&notices);
         self.rejections.tell(self.catalog.take_rejections());
     }
 
@@ -211,15 +312,6 @@ impl Publisher {
     }
 }
 
-/// What there is to do.
-enum Next {
-    /// Of the registry at that place of the configuration.
-    Batch(usize, Batch),
-    Resolved(Vec<Resolved>),
-    /// Something that changes by time alone.
-    Time,
-}
-
 type Batches = StreamMap<usize, ReceiverStream<Batch>>;
 
 /// Milliseconds since the epoch.
@@ -228,6 +320,13 @@ fn now() -> i64 {
     since.map_or(0, |since| {
         i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
     })
+}
+
+async fn at(due: Option<time::Instant>) {
+    match due {
+        Some(due) => time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Until the clock shows that time; for ever without one.

@@ -12,6 +12,8 @@
 
 pub mod catalog;
 pub mod format;
+pub mod guard;
+pub mod guarded;
 pub mod index;
 pub mod journal;
 pub mod layout;
@@ -36,6 +38,7 @@ use crate::model::Service;
 pub use crate::model::Touched;
 pub use catalog::{Catalog, Mirrored, Picture};
 pub use format::FormatChoice;
+pub use guarded::{Former, Guarded, Restored};
 pub use index::{Index, Resolution};
 pub use layout::Layout;
 pub use metrics::Metrics;

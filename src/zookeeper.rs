@@ -10,6 +10,7 @@
 //! time-outs for requests nor `close`; [`watcher`] and `session` make up for each.
 
 mod connect_string;
+mod load;
 mod metrics;
 pub mod register;
 pub mod security;
@@ -25,6 +26,7 @@ use crate::registry::layout::Layout;
 
 pub use self::{
     connect_string::{check_connect, check_root, check_secure_connect},
+    load::{LoadError, Loaded, load},
     metrics::Metrics,
     security::Security,
     watcher::{Watcher, watch},

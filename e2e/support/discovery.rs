@@ -329,6 +329,12 @@ impl Delta {
         .await;
     }
 
+    /// However long it takes; `Err` at the end of the stream.
+    pub async fn message(&mut self) -> Result<DeltaDiscoveryResponse, Status> {
+        let message = self.responses.message().await?;
+        message.ok_or_else(|| Status::ok("end"))
+    }
+
     pub async fn next(&mut self) -> DeltaDiscoveryResponse {
         self.end_or_next().await.unwrap()
     }

@@ -23,6 +23,9 @@ pub fn components() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(".components")
 }
 
+/// By address: weight and health.
+pub type Hosts = BTreeMap<String, (u64, String)>;
+
 /// A sidecar; it ends with the test.
 pub struct Envoy {
     _child: Child,
@@ -120,20 +123,24 @@ impl Envoy {
     }
 
     /// The hosts of a cluster with their weights and health, by address.
-    pub async fn hosts(&self, cluster: &str) -> BTreeMap<String, (u64, String)> {
+    pub async fn hosts(&self, cluster: &str) -> Hosts {
+        let mut clusters = self.all_hosts().await;
+        clusters.remove(cluster).unwrap_or_default()
+    }
+
+    /// The hosts of every cluster, by its name.
+    pub async fn all_hosts(&self) -> BTreeMap<String, Hosts> {
         let page = until("Envoy's clusters", async || {
             self.http.json(self.admin, "/clusters?format=json").await
         });
         let page: Value = page.await;
-        let clusters = page["cluster_statuses"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default();
-        let found = clusters
-            .into_iter()
-            .find(|status| status["name"] == cluster);
-        let hosts = found.and_then(|status| status["host_statuses"].as_array().cloned());
-        hosts.unwrap_or_default().iter().map(host).collect()
+        let clusters = page["cluster_statuses"].as_array();
+        let hosts = |status: &Value| {
+            let hosts = status["host_statuses"].as_array();
+            let hosts = hosts.into_iter().flatten().map(host).collect();
+            (status["name"].as_str().unwrap().to_owned(), hosts)
+        };
+        clusters.into_iter().flatten().map(hosts).collect()
     }
 
     /// What it wrote to its log: warnings and worse.

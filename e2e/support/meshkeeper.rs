@@ -1,6 +1,10 @@
 //! The built binary as a process, so that it can be killed like one.
 
-use std::{net::SocketAddr, process::Stdio};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    process::{Output, Stdio},
+};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -16,6 +20,8 @@ pub struct MeshKeeper {
     child: Child,
     folder: TempDir,
     http: Http,
+    /// The connect string that it was given.
+    pub zookeeper: String,
     pub xds: SocketAddr,
     pub admin: SocketAddr,
     /// Where the sidecars of this server listen.
@@ -25,53 +31,80 @@ pub struct MeshKeeper {
 impl MeshKeeper {
     /// Started and not waited for.
     pub fn spawn(zookeeper: &str) -> Self {
-        Self::spawn_with(zookeeper, "", "")
+        Self::spawn_with(zookeeper, "", "", "")
+    }
+
+    /// Ready, with further sections; `$FOLDER` in them is [`MeshKeeper::folder`].
+    pub async fn start_configured(zookeeper: &str, sections: &str) -> Self {
+        let server = Self::spawn_with(zookeeper, "", "", sections);
+        server.ready().await;
+        server
+    }
+
+    /// Ready, with a session that ends soon.
+    pub async fn start_with_session(zookeeper: &str, timeout: &str) -> Self {
+        let registry =
+            format!("{{name: main, connect: \"{zookeeper}\", sessionTimeout: {timeout}}}");
+        let server = Self::spawn_of(&registry);
+        server.ready().await;
+        server
     }
 
     /// Ready, with further keys of the registry (`format: dubbo, root: /dubbo`).
     pub async fn start_registry(zookeeper: &str, keys: &str) -> Self {
-        let server = Self::spawn_keys(zookeeper, keys, "", "");
+        let server = Self::spawn_keys(zookeeper, keys, "", "", "");
         server.ready().await;
         server
     }
 
     /// Ready, with further keys of `xds` (`maxStreams: 5`).
     pub async fn start_with(zookeeper: &str, xds: &str) -> Self {
-        let server = Self::spawn_with(zookeeper, xds, "");
+        let server = Self::spawn_with(zookeeper, xds, "", "");
         server.ready().await;
         server
     }
 
     /// Ready, with further keys of `mesh`.
     pub async fn start_mesh_with(zookeeper: &str, mesh: &str) -> Self {
-        let server = Self::spawn_with(zookeeper, "", mesh);
+        let server = Self::spawn_with(zookeeper, "", mesh, "");
         server.ready().await;
         server
     }
 
     /// Started and not waited for, with these registries: `{name: a, connect: …}, {…}`.
     pub fn spawn_of(registries: &str) -> Self {
-        Self::spawn_all(registries, "", "")
+        Self::spawn_all(registries, "", "", "")
     }
 
-    fn spawn_with(zookeeper: &str, xds_keys: &str, mesh_keys: &str) -> Self {
-        Self::spawn_keys(zookeeper, "", xds_keys, mesh_keys)
+    fn spawn_with(zookeeper: &str, xds_keys: &str, mesh_keys: &str, sections: &str) -> Self {
+        Self::spawn_keys(zookeeper, "", xds_keys, mesh_keys, sections)
     }
 
-    fn spawn_keys(zookeeper: &str, keys: &str, xds_keys: &str, mesh_keys: &str) -> Self {
+    fn spawn_keys(
+        zookeeper: &str,
+        keys: &str,
+        xds_keys: &str,
+        mesh_keys: &str,
+        sections: &str,
+    ) -> Self {
         let registry =
             format!("{{name: main, connect: \"{zookeeper}\", sessionTimeout: 4s, {keys}}}");
-        Self::spawn_all(&registry, xds_keys, mesh_keys)
+        Self {
+            zookeeper: zookeeper.to_owned(),
+            ..Self::spawn_all(&registry, xds_keys, mesh_keys, sections)
+        }
     }
 
-    fn spawn_all(registries: &str, xds_keys: &str, mesh_keys: &str) -> Self {
+    fn spawn_all(registries: &str, xds_keys: &str, mesh_keys: &str, sections: &str) -> Self {
         let folder = TempDir::new().unwrap();
+        let sections = sections.replace("$FOLDER", folder.path().to_str().unwrap());
         let (xds, admin, outbound) = (free_address(), free_address(), free_address());
         let config = format!(
             "registries: [{registries}]\n\
              xds: {{listen: \"{xds}\", {xds_keys}}}\n\
              admin: {{listen: \"{admin}\"}}\n\
-             mesh: {{outboundListen: \"{outbound}\", {mesh_keys}}}\n"
+             mesh: {{outboundListen: \"{outbound}\", {mesh_keys}}}\n\
+             {sections}\n"
         );
         std::fs::write(folder.path().join("meshkeeper.yaml"), config).unwrap();
         let child = serve(&folder);
@@ -79,6 +112,7 @@ impl MeshKeeper {
             child,
             folder,
             http: Http::new(),
+            zookeeper: String::new(),
             xds,
             admin,
             outbound,
@@ -106,31 +140,62 @@ impl MeshKeeper {
 
     /// On the same ports, with the same configuration.
     pub async fn restart(&mut self) {
-        self.child = serve(&self.folder);
+        self.spawn_again();
         self.ready().await;
+    }
+
+    /// The same, not waited for.
+    pub fn spawn_again(&mut self) {
+        self.child = serve(&self.folder);
     }
 
     /// Sends SIGTERM and waits for the end of the process; its exit status.
     pub async fn terminate(&mut self) -> Option<i32> {
-        let pid = self.child.id().unwrap().to_string();
-        let sent = Command::new("kill").arg(pid).status().await.unwrap();
-        assert!(sent.success());
+        self.signal("-TERM").await;
         self.ended().await
+    }
+
+    /// The process stands still, as on a machine that is suspended, until [`MeshKeeper::wake`].
+    pub async fn freeze(&self) {
+        self.signal("-STOP").await;
+    }
+
+    pub async fn wake(&self) {
+        self.signal("-CONT").await;
+    }
+
+    async fn signal(&self, signal: &str) {
+        let pid = self.child.id().unwrap().to_string();
+        let sent = Command::new("kill").args([signal, &pid]).status().await;
+        assert!(sent.unwrap().success());
+    }
+
+    /// What it wrote to its log, through all restarts.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
     async fn ended(&mut self) -> Option<i32> {
         self.child.wait().await.unwrap().code()
     }
 
-    /// What a command says of this server: exit status and standard output.
-    pub async fn command(&self, arguments: &[&str]) -> (Option<i32>, String) {
-        let output = Command::new(env!("CARGO_BIN_EXE_meshkeeper"))
+    /// Where its configuration and its log are.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Runs a command of the same binary that asks this server.
+    pub async fn command(&self, arguments: &[&str]) -> Output {
+        let command = Command::new(env!("CARGO_BIN_EXE_meshkeeper"))
             .args(arguments)
             .args(["--admin", &self.admin.to_string()])
             .output();
-        let output = output.await.unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        (output.status.code(), said)
+        command.await.unwrap()
+    }
+
+    /// A page of the admin port, once it is 200.
+    pub async fn page(&self, path: &str) -> String {
+        until(path, async || self.http.text(self.admin, path).await).await
     }
 
     pub async fn api(&self, path: &str) -> Value {
@@ -160,11 +225,15 @@ impl MeshKeeper {
 }
 
 fn serve(folder: &TempDir) -> Child {
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(folder.path().join("log"));
     Command::new(env!("CARGO_BIN_EXE_meshkeeper"))
         .args(["serve", "--config"])
         .arg(folder.path().join("meshkeeper.yaml"))
         .stdout(Stdio::null())
-        .stderr(std::fs::File::create(folder.path().join("log")).unwrap())
+        .stderr(log.unwrap())
         .kill_on_drop(true)
         .spawn()
         .unwrap()

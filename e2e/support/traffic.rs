@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -99,50 +99,62 @@ fn counts_of<K>(pairs: &BTreeMap<K, u64>, part: impl Fn(&K) -> String) -> BTreeM
     sums
 }
 
+/// How often each outcome was seen: `200`, another status, or a connection's error.
+pub type Outcomes = BTreeMap<String, u64>;
+
 /// A service that calls another without pause, until it is told to stop.
 pub struct Traffic {
     stop: Arc<AtomicBool>,
-    callers: Vec<JoinHandle<BTreeMap<String, u64>>>,
+    outcomes: Arc<Mutex<Outcomes>>,
+    callers: Vec<JoinHandle<()>>,
 }
 
 impl Traffic {
     pub fn start(sidecar: SocketAddr, host: &str) -> Self {
+        Self::paced(sidecar, host, 4, Duration::from_millis(2))
+    }
+
+    /// So many callers, who pause between the answer to a request and the next one.
+    pub fn paced(sidecar: SocketAddr, host: &str, callers: usize, pause: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let callers = (0..4).map(|_| {
-            let (stop, host) = (stop.clone(), host.to_owned());
-            tokio::spawn(async move { call(sidecar, &host, &stop).await })
+        let outcomes = Arc::new(Mutex::new(Outcomes::new()));
+        let callers = (0..callers).map(|_| {
+            let (stop, outcomes) = (Arc::clone(&stop), Arc::clone(&outcomes));
+            let host = host.to_owned();
+            tokio::spawn(async move {
+                let http = Http::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let outcome = call(&http, sidecar, &host).await;
+                    *outcomes.lock().unwrap().entry(outcome).or_default() += 1;
+                    tokio::time::sleep(pause).await;
+                }
+            })
         });
         Self {
             callers: callers.collect(),
+            outcomes,
             stop,
         }
     }
 
-    /// How often each outcome was seen: `200`, another status, or a connection's error.
-    pub async fn stop(self) -> BTreeMap<String, u64> {
+    pub fn so_far(&self) -> Outcomes {
+        self.outcomes.lock().unwrap().clone()
+    }
+
+    pub async fn stop(self) -> Outcomes {
         self.stop.store(true, Ordering::Relaxed);
-        let mut sum = BTreeMap::new();
         for caller in self.callers {
-            for (outcome, count) in caller.await.unwrap() {
-                *sum.entry(outcome).or_default() += count;
-            }
+            caller.await.unwrap();
         }
-        sum
+        std::mem::take(&mut *self.outcomes.lock().unwrap())
     }
 }
 
-async fn call(sidecar: SocketAddr, host: &str, stop: &AtomicBool) -> BTreeMap<String, u64> {
-    let http = Http::new();
-    let mut outcomes = BTreeMap::new();
-    while !stop.load(Ordering::Relaxed) {
-        let outcome = match http.get(sidecar, host, "/").await {
-            Ok((status, _)) => status.as_str().to_owned(),
-            Err(error) => error,
-        };
-        *outcomes.entry(outcome).or_default() += 1;
-        tokio::time::sleep(Duration::from_millis(2)).await;
+async fn call(http: &Http, sidecar: SocketAddr, host: &str) -> String {
+    match http.get(sidecar, host, "/").await {
+        Ok((status, _)) => status.as_str().to_owned(),
+        Err(error) => error,
     }
-    outcomes
 }
 
 #[test]

@@ -79,6 +79,11 @@ impl Tree {
             .unwrap();
     }
 
+    /// There must be no services.
+    pub async fn delete_root(&self) {
+        self.0.delete(ROOT, None).await.unwrap();
+    }
+
     pub async fn add_service(&self, service: &str) {
         self.ensure(&format!("{ROOT}/{service}")).await;
     }

@@ -8,7 +8,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
@@ -33,6 +33,8 @@ pub struct ZooKeeper {
     port: u16,
     heap: usize,
     setup: Setup,
+    /// What the server is started through: another view of the file systems.
+    through: Vec<String>,
     process: Option<Child>,
 }
 
@@ -93,6 +95,14 @@ impl ZooKeeper {
         Self::absent_as(Setup::default())
     }
 
+    /// The same, with further lines of configuration.
+    pub fn absent_with(lines: &str) -> Self {
+        Self::absent_as(Setup {
+            config: lines.to_owned(),
+            ..Setup::default()
+        })
+    }
+
     pub fn absent_as(setup: Setup) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let port = free_port();
@@ -110,36 +120,47 @@ impl ZooKeeper {
             port,
             heap: HEAP,
             setup,
+            through: Vec::new(),
             process: None,
         }
     }
 
     /// Starts the server on the port and data that it had.
     pub fn restart(&mut self) {
+        self.spawn();
+        let deadline = Instant::now() + START;
+        while !is_ok(self.port) {
+            let ended = self.process.as_mut().and_then(|p| p.try_wait().ok()?);
+            assert!(ended.is_none(), "ZooKeeper ended: {}", self.log());
+            assert!(Instant::now() < deadline, "ZooKeeper hangs: {}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Starts the process and does not wait for it.
+    pub fn spawn(&mut self) {
         assert!(self.process.is_none(), "it runs already");
-        let log = fs::File::create(self.log()).expect("a log file");
-        let mut process = Command::new("java")
+        let log = fs::File::create(self.directory().join("log")).expect("a log file");
+        let mut words = self.through.iter().map(String::as_str).chain(["java"]);
+        let process = Command::new(words.next().expect("a program"))
+            .args(words)
             .arg(format!("-Xmx{}m", self.heap))
             .args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
-            .arg("-Dzookeeper.log.threshold=WARN")
+            .args([
+                "-Dzookeeper.log.threshold=WARN",
+                "-Dzookeeper.preAllocSize=64",
+            ])
+            .arg("-Dzookeeper.fastleader.maxNotificationInterval=500")
             .args(&self.setup.java)
             .arg("-cp")
             .arg(self.setup.class_path.clone().unwrap_or_else(class_path))
             .arg("org.apache.zookeeper.server.quorum.QuorumPeerMain")
-            .arg(self.directory.path().join("zoo.cfg"))
+            .arg(self.directory().join("zoo.cfg"))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)
             .spawn()
             .expect("java, from Debian's zookeeper package");
-        let deadline = Instant::now() + START;
-        while !is_ok(self.port) {
-            let ended = process.try_wait().expect("a child process");
-            let log = || fs::read_to_string(self.log()).unwrap_or_default();
-            assert!(ended.is_none(), "ZooKeeper ended: {}", log());
-            assert!(Instant::now() < deadline, "ZooKeeper hangs: {}", log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
         self.process = Some(process);
     }
 
@@ -149,6 +170,34 @@ impl ZooKeeper {
             process.kill().expect("a running process");
             process.wait().expect("a child process");
         }
+    }
+
+    /// Loses all that a server that is down had stored.
+    pub fn wipe(&self) {
+        assert!(self.process.is_none(), "it still runs");
+        fs::remove_dir_all(self.directory.path().join("data")).expect("its data");
+    }
+
+    /// Has the process started through another one, as in `nsenter … java …`.
+    #[allow(dead_code)]
+    pub fn start_through(&mut self, words: Vec<String>) {
+        self.through = words;
+    }
+
+    /// While the process runs.
+    #[allow(dead_code)]
+    pub fn pid(&mut self) -> Option<u32> {
+        let process = self.process.as_mut()?;
+        let ended = process.try_wait().expect("a child process");
+        ended.is_none().then(|| process.id())
+    }
+
+    /// `standalone`, `leader` or `follower`; nothing while it serves nobody.
+    #[allow(dead_code)]
+    pub fn mode(&self) -> Option<String> {
+        let answer = ask(self.port, "srvr").ok()?;
+        let mode = answer.lines().find_map(|line| line.strip_prefix("Mode: "));
+        mode.map(str::to_owned)
     }
 
     pub fn port(&self) -> u16 {
@@ -176,8 +225,14 @@ impl ZooKeeper {
         count.and_then(|count| count.parse().ok()).expect("a count")
     }
 
-    fn log(&self) -> PathBuf {
-        self.directory.path().join("log")
+    /// What it wrote to its log since it was started.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory().join("log")).unwrap_or_default()
+    }
+
+    /// Its own folder, with `data` in it once it has run.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 }
 

@@ -173,7 +173,7 @@ pub(super) async fn respond(
 }
 
 /// A list without a copy of all its parts at once.
-fn write_list<T: Serialize>(
+pub(super) fn write_list<T: Serialize>(
     body: impl io::Write,
     items: impl IntoIterator<Item = T>,
 ) -> serde_json::Result<()> {
@@ -187,8 +187,11 @@ fn write_services(
 ) -> serde_json::Result<()> {
     let services = &picture.services;
     match name {
-        Some(name) => write_list(body, services.get(name).map(|s| ServiceView::of(s))),
-        None => write_list(body, services.values().map(|s| ServiceView::of(s))),
+        Some(name) => write_list(
+            body,
+            services.get(name).map(|s| ServiceView::of(s, picture)),
+        ),
+        None => write_list(body, services.values().map(|s| ServiceView::of(s, picture))),
     }
 }
 
@@ -208,6 +211,7 @@ pub(super) struct InstanceView<'a> {
     weight: Weight,
     zone: Option<&'a str>,
     pub health: String,
+    pub state: &'static str,
     metadata: &'a Metadata,
     priority: u8,
     registry: &'a str,
@@ -220,21 +224,21 @@ pub(super) struct InstanceView<'a> {
 }
 
 impl<'a> ServiceView<'a> {
-    fn of(service: &'a Service) -> Self {
+    fn of(service: &'a Service, picture: &Picture) -> Self {
         let instances = service.instances.iter();
         Self {
             name: &service.name,
             host: &service.host,
             registry: &service.registry,
             instances: instances
-                .map(|instance| InstanceView::of(instance))
+                .map(|instance| InstanceView::of(instance, state(service, instance, picture)))
                 .collect(),
         }
     }
 }
 
 impl<'a> InstanceView<'a> {
-    pub fn of(instance: &'a Instance) -> Self {
+    pub fn of(instance: &'a Instance, state: &'static str) -> Self {
         Self {
             id: instance.id(),
             address: instance.address.to_string(),
@@ -242,6 +246,7 @@ impl<'a> InstanceView<'a> {
             weight: instance.weight,
             zone: instance.zone.as_deref(),
             health: health(instance),
+            state,
             metadata: &instance.metadata,
             priority: instance.priority,
             registry: &instance.origin.source.registry,
@@ -256,12 +261,24 @@ impl<'a> InstanceView<'a> {
     }
 }
 
+/// Whether it is registered, or served for another reason.
+pub(super) fn state(service: &Service, instance: &Instance, picture: &Picture) -> &'static str {
+    let registry = &*instance.origin.source.registry;
+    let mut registries = picture.registries.iter();
+    match registries.find(|mirrored| *mirrored.name == *registry) {
+        Some(of) if of.holds.get(&service.name, instance.socket()).is_some() => "held",
+        Some(of) if of.restored.is_some() => "restored",
+        _ => "registered",
+    }
+}
+
 /// What clients make of the instance, the strongest reason to send it nothing first.
 fn health(instance: &Instance) -> String {
     match &instance.health {
         Health::Disabled(reason) => format!("disabled: {reason}"),
         Health::Unhealthy => "unhealthy".to_owned(),
-        Health::Healthy if instance.weight == Weight::DRAIN => "draining".to_owned(),
+        _ if instance.weight == Weight::DRAIN => "draining".to_owned(),
+        Health::Degraded => "degraded".to_owned(),
         Health::Healthy => "healthy".to_owned(),
     }
 }
@@ -393,10 +410,10 @@ mod tests {
                 .collect(),
         };
         assert_eq!(
-            serde_json::to_value(ServiceView::of(&service)).unwrap(),
+            serde_json::to_value(ServiceView::of(&service, &Picture::default())).unwrap(),
             json!({"name": "orders", "host": "orders", "registry": "main", "instances": [{
                 "id": "i-1", "address": "127.0.0.1", "port": 8080, "weight": 7, "zone": null,
-                "health": "healthy", "metadata": {"version": "v2"},
+                "health": "healthy", "state": "registered", "metadata": {"version": "v2"},
                 "priority": 0, "registry": "main",
                 "path": "/services/orders/i-1", "format": "json", "czxid": 1, "mzxid": 2,
                 "session": "0x1001",

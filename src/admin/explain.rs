@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Sources,
-    api::{Answer, InstanceView, Parameters, Refusal, RejectedView, bad_query, respond},
+    api::{Answer, InstanceView, Parameters, Refusal, RejectedView, bad_query, respond, state},
 };
 use crate::{
     model::{Instance, Service},
@@ -217,7 +217,7 @@ fn registered<'a>(picture: &'a Picture, subject: &Subject<'_>) -> Vec<Registered
                     service: &service.name,
                     told: shown.is_some_and(|shown| Arc::ptr_eq(shown, instance))
                         && is_told(instance),
-                    instance: InstanceView::of(instance),
+                    instance: InstanceView::of(instance, state(service, instance, picture)),
                 });
             }
         }
@@ -459,7 +459,10 @@ mod tests {
             ttl: None,
             shape: Shape::default(),
         };
-        Catalog::new(vec![config("old", 1), config("new", 0)])
+        Catalog::new(
+            vec![config("old", 1), config("new", 0)],
+            &crate::registry::guard::Config::default(),
+        )
     }
 
     fn tell(catalog: &mut Catalog, registry: usize, znodes: &[(&str, &str)]) {

@@ -19,6 +19,8 @@ const INDEX: &str = concat!(
 /metrics            Prometheus metrics
 /api/v1/services    services and their instances        ?name=SERVICE
 /api/v1/rejected    znodes that are left out, and why
+/api/v1/holds       instances that are served though they are gone
+/api/v1/release     POST, from this machine: lets them go   ?service=SERVICE&registry=REGISTRY
 /api/v1/clients     connected clients and how they stand
 /api/v1/config      what clients are sent               ?kind=envoy|grpc
                                                         &type=clusters|endpoints|routes|listeners

@@ -24,7 +24,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 
-use super::{Sources, api::Refusal};
+use super::{
+    RELEASE, Sources,
+    api::Refusal,
+    holds::{Ends, allowed},
+};
 
 /// What serving may cost.
 #[derive(Clone, Copy, Debug)]
@@ -112,7 +116,11 @@ async fn accept(
 }
 
 async fn connection(stream: TcpStream, router: Router, limits: Limits) {
-    let service = service_fn(move |request| answer(router.clone(), request));
+    let ends = Ends {
+        own: stream.local_addr().ok(),
+        peer: stream.peer_addr().ok(),
+    };
+    let service = service_fn(move |request| answer(router.clone(), ends, request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
@@ -128,12 +136,16 @@ async fn connection(stream: TcpStream, router: Router, limits: Limits) {
 
 async fn answer(
     mut router: Router,
+    ends: Ends,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    let mut response = if matches!(*request.method(), Method::GET | Method::HEAD) {
-        router.call(request).await?
-    } else {
-        not_allowed(request.method())
+    let mut response = match *request.method() {
+        Method::GET | Method::HEAD => router.call(request).await?,
+        Method::POST if request.uri().path() == RELEASE => match allowed(ends, request.headers()) {
+            Ok(()) => router.call(request).await?,
+            Err(refusal) => refusal.into_response(),
+        },
+        ref method => not_allowed(method),
     };
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -145,7 +157,7 @@ fn not_allowed(method: &Method) -> Response<Body> {
     let refusal = Refusal::new(
         StatusCode::METHOD_NOT_ALLOWED,
         format!("{method} changes nothing here"),
-        "everything is read with GET",
+        "everything is read with GET; POST releases what is held",
     );
     ([(ALLOW, "GET, HEAD")], refusal).into_response()
 }

@@ -5,7 +5,7 @@ use std::{fmt::Write, time::Duration};
 use anyhow::{anyhow, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper::{StatusCode, Uri};
+use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
@@ -68,7 +68,16 @@ impl Remote {
     /// The JSON at `path`.
     pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
         self.within(TIMEOUT, async {
-            let (status, body) = self.ask(path, usize::MAX).await?;
+            let (status, body) = self.ask(Method::GET, path, usize::MAX).await?;
+            self.read(path, status, &body)
+        })
+        .await
+    }
+
+    /// Asks for a change; the JSON that tells of it.
+    pub async fn post(&self, path: &str) -> anyhow::Result<Value> {
+        self.within(TIMEOUT, async {
+            let (status, body) = self.ask(Method::POST, path, usize::MAX).await?;
             self.read(path, status, &body)
         })
         .await
@@ -77,7 +86,7 @@ impl Remote {
     /// What a page for probes says, with 200 for yes and 503 for no.
     pub async fn probe(&self, path: &str) -> anyhow::Result<(StatusCode, String)> {
         self.within(PROBE_TIMEOUT, async {
-            let (status, body) = self.ask(path, PAGE_BYTES).await?;
+            let (status, body) = self.ask(Method::GET, path, PAGE_BYTES).await?;
             Ok((status, self.page(path, status, &body)?))
         })
         .await
@@ -93,9 +102,18 @@ impl Remote {
             .map_err(|_| anyhow!("{} did not answer within {time:?}", self.address))?
     }
 
-    async fn ask(&self, path: &str, most: usize) -> anyhow::Result<(StatusCode, Bytes)> {
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        most: usize,
+    ) -> anyhow::Result<(StatusCode, Bytes)> {
         let uri: Uri = format!("http://{}{path}", self.address).parse()?;
-        let response = self.client.get(uri).await.map_err(|error| {
+        let request = Request::builder()
+            .method(method)
+            .uri(uri)
+            .body(Empty::new())?;
+        let response = self.client.request(request).await.map_err(|error| {
             anyhow!(
                 "no MeshKeeper answers at {}: {}; start `meshkeeper serve`, or name its admin \
                  address with --admin",
@@ -165,6 +183,16 @@ pub fn text<'a>(value: &'a Value, key: &str) -> &'a str {
 /// A list, which may be missing.
 pub fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// An instance's address and port, as they are typed.
+pub fn address(instance: &Value) -> String {
+    let (address, port) = (text(instance, "address"), &instance["port"]);
+    if address.contains(':') {
+        format!("[{address}]:{port}")
+    } else {
+        format!("{address}:{port}")
+    }
 }
 
 /// A value of a query parameter.

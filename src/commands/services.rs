@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     block_on, output,
-    remote::{self, Remote, encoded, list, text},
+    remote::{self, Remote, address, encoded, list, text},
     table::{Table, plain},
 };
 
@@ -49,12 +49,14 @@ impl Args {
 
 /// A row for each instance; a service without any has a row of its own.
 fn table(services: &Value) -> String {
-    let mut table = Table::new(["SERVICE", "INSTANCE", "WEIGHT", "ZONE", "HEALTH", "ZNODE"]);
+    let mut table = Table::new([
+        "SERVICE", "INSTANCE", "WEIGHT", "ZONE", "HEALTH", "STATE", "ZNODE",
+    ]);
     for service in list(services) {
         let name = || text(service, "name").to_owned();
         let instances = list(&service["instances"]);
         if instances.is_empty() {
-            table.push([name(), none(), none(), none(), none(), none()]);
+            table.push([name(), none(), none(), none(), none(), none(), none()]);
         }
         for instance in instances {
             table.push([
@@ -63,6 +65,7 @@ fn table(services: &Value) -> String {
                 instance["weight"].to_string(),
                 text(instance, "zone").to_owned(),
                 text(instance, "health").to_owned(),
+                text(instance, "state").to_owned(),
                 text(instance, "path").to_owned(),
             ]);
         }
@@ -72,15 +75,6 @@ fn table(services: &Value) -> String {
 
 fn none() -> String {
     String::new()
-}
-
-fn address(instance: &Value) -> String {
-    let (address, port) = (text(instance, "address"), &instance["port"]);
-    if address.contains(':') {
-        format!("[{address}]:{port}")
-    } else {
-        format!("{address}:{port}")
-    }
 }
 
 #[cfg(test)]
@@ -93,7 +87,7 @@ mod tests {
     fn a_table_has_a_row_for_each_instance_and_each_empty_service() {
         let instance = json!({
             "address": "2001:db8::7", "port": 8080, "weight": 30, "zone": null,
-            "health": "healthy", "path": "/services/orders/i-1",
+            "health": "healthy", "state": "held", "path": "/services/orders/i-1",
         });
         let services = json!([
             {"name": "orders", "instances": [instance]},
@@ -102,9 +96,9 @@ mod tests {
         assert_eq!(
             table(&services),
             "\
-SERVICE   INSTANCE            WEIGHT  ZONE  HEALTH   ZNODE
-orders    [2001:db8::7]:8080  30      -     healthy  /services/orders/i-1
-payments  -                   -       -     -        -
+SERVICE   INSTANCE            WEIGHT  ZONE  HEALTH   STATE  ZNODE
+orders    [2001:db8::7]:8080  30      -     healthy  held   /services/orders/i-1
+payments  -                   -       -     -        -      -
 "
         );
     }

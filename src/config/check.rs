@@ -4,8 +4,10 @@
 //! problem hides another one; the configuration is handed out only when there was none.
 
 mod dns;
+mod guard;
 mod registry;
 mod security;
+mod state;
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -88,7 +90,15 @@ impl<'t> Checker<'t> {
                 Node::Null
             }
         };
-        let keys = ["registries", "dns", "xds", "admin", "mesh"];
+        let keys = [
+            "registries",
+            "dns",
+            "xds",
+            "admin",
+            "mesh",
+            "guard",
+            "state",
+        ];
         let section = self.section(&Part::default(), &document, &keys);
         Config {
             registries: self.registries(section.get("registries")),
@@ -96,6 +106,8 @@ impl<'t> Checker<'t> {
             xds: self.xds(section.get("xds")),
             admin: self.admin(section.get("admin")),
             mesh: self.mesh(section.get("mesh")),
+            guard: self.guard(section.get("guard")),
+            state: self.state(section.get("state")),
         }
     }
 

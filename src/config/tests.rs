@@ -24,6 +24,8 @@ mesh:
   domainSuffix: mesh
   onDemand: false
   loadBalancing: weightedRandom
+guard: { enabled: true, window: 10s, serviceShare: 0.5, registryShare: 0.3, minimum: 5, holdFor: 1h, degraded: false }
+state: { wait: 5s }
 "#;
 
 fn parse(text: &str) -> Result<Config, Problems> {
@@ -336,6 +338,43 @@ fn limits_are_counts_and_an_age() {
         let place = format!("m.yaml:2:{}: xds.{key}: ", key.len() + 5);
         assert_problem(&text, &place, remedy);
     }
+}
+
+#[test]
+fn the_guard_has_shares_and_times() {
+    let config = parse("guard: {serviceShare: 1, registryShare: 0.25, holdFor: 10m}").unwrap();
+    assert!((config.guard.service_share - 1.0).abs() < f64::EPSILON);
+    assert_eq!(config.guard.hold_for, Duration::from_secs(600));
+    for share in ["0", "1.1", "-0.5", "NaN", "inf", "half"] {
+        assert_problem(
+            &format!("guard:\n  serviceShare: {share}\n"),
+            "m.yaml:2:17: guard.serviceShare: ",
+            "write a number over 0",
+        );
+    }
+    assert_problem(
+        "guard: {window: 0s}",
+        "m.yaml:1:17: guard.window: ",
+        "100ms",
+    );
+    assert_problem(
+        "guard: {minimum: 0}",
+        "m.yaml:1:18: guard.minimum: ",
+        "from 1",
+    );
+}
+
+#[test]
+fn a_state_has_a_directory_if_it_has_one() {
+    assert_eq!(parse("state: {}").unwrap().state.directory, None);
+    let config = parse("state: {directory: /var/lib/meshkeeper, wait: 0s}").unwrap();
+    assert_eq!(config.state.directory, Some("/var/lib/meshkeeper".into()));
+    assert_eq!(parse(&config.to_yaml()).unwrap(), config);
+    assert_problem(
+        "state: {directory: ''}",
+        "m.yaml:1:20: state.directory: ",
+        "write a path",
+    );
 }
 
 #[test]

@@ -25,6 +25,15 @@ const SESSION_TIMEOUT: [Duration; 2] = [Duration::from_millis(100), Duration::fr
 /// Below it clients do little but reconnect; over it the limit is none.
 const STREAM_AGE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600)];
 
+/// Shorter than a batch takes, or longer than anybody remembers why.
+const GUARD_TIME: [Duration; 2] = [
+    Duration::from_millis(100),
+    Duration::from_secs(7 * 24 * 3600),
+];
+
+/// Clients wait as long for an answer at a start without ZooKeeper.
+const STATE_WAIT: [Duration; 2] = [Duration::ZERO, Duration::from_secs(600)];
+
 /// Shorter than what a writer can hold to is a mistake.
 const TTL: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600)];
 
@@ -138,6 +147,39 @@ pub fn refresh(text: &str) -> Result<Duration, String> {
 /// How long a stream lives.
 pub fn stream_age(text: &str) -> Result<Duration, String> {
     duration_within(text, STREAM_AGE)
+}
+
+/// The window of the guard, and how long it holds.
+pub fn guard_time(text: &str) -> Result<Duration, String> {
+    duration_within(text, GUARD_TIME)
+}
+
+/// How long ZooKeeper may take before the state on disk is served.
+pub fn state_wait(text: &str) -> Result<Duration, String> {
+    duration_within(text, STATE_WAIT)
+}
+
+/// A share of a whole: over 0, and 1 at most.
+pub fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse::<f64>().ok();
+    share.filter(|share| *share > 0.0 && *share <= 1.0).ok_or_else(|| {
+        format!(
+            "`{}` is no share; write a number over 0 and up to 1, as in `0.5` for half of them; 1 is \
+             never exceeded",
+            shown(text)
+        )
+    })
+}
+
+/// A directory, which need not exist yet.
+pub fn directory(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() || text.contains('\0') {
+        return Err(format!(
+            "`{}` is no directory; write a path, as in `/var/lib/meshkeeper`",
+            shown(text)
+        ));
+    }
+    Ok(text.into())
 }
 
 fn duration_within(text: &str, [least, most]: [Duration; 2]) -> Result<Duration, String> {

@@ -7,9 +7,9 @@
 //! Invariant: each `address:port` once, in this order; equal instances are equal values, whatever the
 //! form and the history.
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
 
-use imbl::OrdMap;
+use imbl::{OrdMap, ordmap::DiffItem};
 
 use super::Instance;
 
@@ -78,6 +78,23 @@ impl Instances {
             },
             Form::Many(tree) => drop(tree.insert(socket, instance)),
         }
+    }
+
+    /// Where these and others are not the same value. Of many it costs about what differs.
+    pub fn differences(&self, other: &Self) -> BTreeSet<Socket> {
+        if let (Form::Many(mine), Form::Many(theirs)) = (&self.0, &other.0) {
+            let socket = |item| match item {
+                DiffItem::Add(socket, _)
+                | DiffItem::Remove(socket, _)
+                | DiffItem::Update {
+                    new: (socket, _), ..
+                } => *socket,
+            };
+            return mine.diff(theirs).map(socket).collect();
+        }
+        let both = self.iter().chain(other.iter()).map(|i| i.socket());
+        both.filter(|socket| self.get(*socket) != other.get(*socket))
+            .collect()
     }
 
     pub fn remove(&mut self, socket: Socket) {
@@ -192,6 +209,30 @@ mod tests {
             let all: Vec<_> = instances.iter().cloned().collect();
             let anew: Instances = all.iter().rev().chain(&all).cloned().collect();
             prop_assert_eq!(&anew, &instances);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn differences_are_where_two_are_not_the_same(
+            all in prop::collection::btree_map(1..300u16, 0..9u32, 0..300),
+            steps in prop::collection::vec((1..300u16, prop::option::of(0..9u32)), 0..20),
+        ) {
+            let before: Instances = all.iter().map(|(port, weight)| instance(*port, *weight)).collect();
+            let (mut after, mut model) = (before.clone(), all.clone());
+            for (port, weight) in steps {
+                if let Some(weight) = weight {
+                    after.put(instance(port, weight));
+                    model.insert(port, weight);
+                } else {
+                    after.remove((IpAddr::from([10, 0, 0, 1]), port));
+                    model.remove(&port);
+                }
+            }
+            let told: Vec<u16> = before.differences(&after).into_iter().map(|(_, port)| port).collect();
+            let differ = |port: &u16| all.get(port) != model.get(port);
+            let expected: Vec<u16> = (1..300).filter(differ).collect();
+            prop_assert_eq!(told, expected);
         }
     }
 

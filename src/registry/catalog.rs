@@ -15,7 +15,8 @@ use std::{
 use imbl::{OrdMap, OrdSet};
 
 use super::{
-    Batch, Changes, Config, Counts, Index, Rejected, Resolution, View,
+    Batch, Changes, Config, Former, Guarded, Rejected, Resolution, Restored, View,
+    guard::{self, Holds, Notice},
     journal::{Cause, Journal, What},
     reason::{Reason, quoted_path},
 };
@@ -25,7 +26,7 @@ use crate::model::{Instance, Instances, Service, Socket, Touched};
 pub struct Catalog {
     /// In the order of priority, then as configured.
     ranked: Vec<usize>,
-    indexes: Vec<Index>,
+    registries: Vec<Guarded>,
     merged: Merged,
     journal: Journal,
     rejections: BTreeMap<String, Rejected>,
@@ -50,17 +51,23 @@ pub struct Picture {
 pub struct Mirrored {
     pub name: Arc<str>,
     pub view: View,
-    /// Whether its whole tree was seen once.
+    /// Whether its whole tree was seen once, or what was restored is served.
     pub loaded: bool,
+    /// What is served though it is gone.
+    pub holds: Holds,
+    /// Until the tree was seen, where there is a state of a former process.
+    pub restored: Option<Restored>,
 }
 
 impl Catalog {
-    pub fn new(configs: Vec<Config>) -> Self {
+    pub fn new(configs: Vec<Config>, guard: &guard::Config) -> Self {
         let mut ranked: Vec<usize> = (0..configs.len()).collect();
         ranked.sort_by_key(|at| configs[*at].priority);
         Self {
             ranked,
-            indexes: configs.into_iter().map(Index::new).collect(),
+            registries: (configs.into_iter())
+                .map(|config| Guarded::new(config, guard.clone()))
+                .collect(),
             merged: Merged::default(),
             journal: Journal::default(),
             rejections: BTreeMap::new(),
@@ -75,41 +82,105 @@ impl Catalog {
         } else {
             Cause::Watch
         };
-        let changes = self.change(registry, now, cause, |index| index.apply(batch, now));
+        let changes = self.change(registry, now, cause, |registry| registry.apply(batch, now));
         self.merge(changes)
     }
 
     /// What changes by time alone.
     pub fn tick(&mut self, now: i64) -> Changes {
-        self.each(now, Cause::Time, |index| index.tick(now))
+        self.each(now, Cause::Time, |registry| registry.tick(now))
     }
 
     /// When to tick next, in milliseconds since the epoch.
     pub fn due(&self) -> Option<i64> {
-        self.indexes.iter().filter_map(Index::due).min()
+        self.registries.iter().filter_map(Guarded::due).min()
     }
 
     /// The host names whose addresses are asked for.
     pub fn wanted_hosts(&self) -> OrdSet<Arc<str>> {
-        let wanted = self.indexes.iter().map(Index::wanted_hosts);
+        let wanted = self.registries.iter().map(Guarded::wanted_hosts);
         wanted.reduce(OrdSet::union).unwrap_or_default()
     }
 
     /// How many host names were never looked up.
     pub fn waits_for_hosts(&self) -> usize {
-        self.indexes.iter().map(Index::waits_for_hosts).sum()
+        (self.registries.iter()).map(Guarded::waits_for_hosts).sum()
     }
 
     /// What a host name resolves to, or why there is nothing.
     pub fn resolved(&mut self, host: &str, resolution: &Resolution, now: i64) -> Changes {
-        self.each(now, Cause::Resolution, |index| {
-            index.resolved(host, resolution.clone(), now)
+        self.each(now, Cause::Resolution, |registry| {
+            registry.resolved(host, resolution.clone(), now)
         })
     }
 
-    fn each(&mut self, now: i64, cause: Cause, change: impl Fn(&mut Index) -> Changes) -> Changes {
+    /// Begins with what a former process knew of the registry at that place. Nothing was published before.
+    pub fn restore(&mut self, registry: usize, former: Former, now: i64) {
+        if let Some(registry) = self.registries.get_mut(registry) {
+            let changes = registry.restore(former, now);
+            self.merge(changes);
+        }
+    }
+
+    /// Serves what was restored of the registries that were not seen yet; their places.
+    pub fn serve_restored(&mut self) -> Vec<usize> {
+        let restored =
+            |(at, registry): (usize, &mut Guarded)| registry.serve_restored().then_some(at);
+        self.registries
+            .iter_mut()
+            .enumerate()
+            .filter_map(restored)
+            .collect()
+    }
+
+    /// Lets go what is held of a service, or of all, in one registry or in all; with how many instances that
+    /// were.
+    pub fn release(&mut self, registry: Option<&str>, service: Option<&str>) -> (usize, Changes) {
+        let (mut released, mut all) = (0, Changes::new());
+        for of in &mut self.registries {
+            if registry.is_none_or(|name| *of.name() == *name) {
+                let (count, changes) = of.release(service);
+                released += count;
+                join(&mut all, changes);
+            }
+        }
+        (released, self.merge(all))
+    }
+
+    /// What operators should hear of the guards since the last call, by the registries' names. It is
+    /// written down as of `now`.
+    pub fn take_notices(&mut self, now: i64) -> Vec<(Arc<str>, Notice)> {
+        let notices = self.registries.iter_mut().flat_map(|registry| {
+            let name = registry.name();
+            let notices = registry.take_notices().into_iter();
+            notices.map(move |notice| (Arc::clone(&name), notice))
+        });
+        let notices: Vec<_> = notices.collect();
+        for (registry, notice) in &notices {
+            let what = What::Guard(notice.clone());
+            self.journal.record(now, registry, what);
+        }
+        notices
+    }
+
+    /// As configured.
+    pub fn registries(&self) -> &[Guarded] {
+        &self.registries
+    }
+
+    /// The registry at a place of the configuration.
+    pub fn registry(&self, at: usize) -> Option<&Guarded> {
+        self.registries.get(at)
+    }
+
+    fn each(
+        &mut self,
+        now: i64,
+        cause: Cause,
+        change: impl Fn(&mut Guarded) -> Changes,
+    ) -> Changes {
         let mut all = Changes::new();
-        for registry in 0..self.indexes.len() {
+        for registry in 0..self.registries.len() {
             join(&mut all, self.change(registry, now, cause, &change));
         }
         self.merge(all)
@@ -121,22 +192,22 @@ impl Catalog {
         registry: usize,
         now: i64,
         cause: Cause,
-        change: impl FnOnce(&mut Index) -> Changes,
+        change: impl FnOnce(&mut Guarded) -> Changes,
     ) -> Changes {
-        let Some(index) = self.indexes.get_mut(registry) else {
+        let Some(registry) = self.registries.get_mut(registry) else {
             return Changes::new();
         };
-        let (known, before) = (index.loaded(), index.view());
-        let changes = change(index);
-        let (name, after) = (index.name(), index.view());
+        let (known, before) = (registry.loaded(), registry.view());
+        let changes = change(registry);
+        let (name, after) = (registry.name(), registry.view());
         if known {
             let views = (&before, &after);
             self.journal.follow(now, &name, cause, views, &changes);
-        } else if index.loaded() {
+        } else if registry.loaded() {
             let services = after.services.len();
             self.journal.record(now, &name, What::Loaded { services });
         }
-        for (path, rejected) in index.take_rejections() {
+        for (path, rejected) in registry.take_rejections() {
             let what = What::Rejected {
                 path: path.clone(),
                 rejected: rejected.clone(),
@@ -148,14 +219,16 @@ impl Catalog {
     }
 
     pub fn picture(&self) -> Picture {
-        let mirrored = |index: &Index| Mirrored {
-            name: index.name(),
-            view: index.view(),
-            loaded: index.loaded(),
+        let mirrored = |registry: &Guarded| Mirrored {
+            name: registry.name(),
+            view: registry.view(),
+            loaded: registry.loaded(),
+            holds: registry.holds().clone(),
+            restored: registry.restored(),
         };
         Picture {
             services: self.services(),
-            registries: self.indexes.iter().map(mirrored).collect(),
+            registries: self.registries.iter().map(mirrored).collect(),
             conflicts: self.merged.conflicts.clone(),
             journal: self.journal.clone(),
         }
@@ -163,14 +236,12 @@ impl Catalog {
 
     /// Every registry that has to be there was seen whole once.
     pub fn loaded(&self) -> bool {
-        let required = self.indexes.iter().filter(|index| index.config().required);
-        let mut loaded = self.indexes.iter().map(Index::loaded);
-        loaded.any(|loaded| loaded) && required.into_iter().all(Index::loaded)
-    }
-
-    /// How much each registry holds, by its name.
-    pub fn counts(&self) -> impl Iterator<Item = (&str, Counts)> {
-        (self.indexes.iter()).map(|index| (index.config().name.as_str(), index.counts()))
+        let required = self
+            .registries
+            .iter()
+            .filter(|registry| registry.config().required);
+        let mut loaded = self.registries.iter().map(Guarded::loaded);
+        loaded.any(|loaded| loaded) && required.into_iter().all(Guarded::loaded)
     }
 
     /// The znodes that were rejected since the last call, by path.
@@ -179,20 +250,20 @@ impl Catalog {
     }
 
     fn services(&self) -> OrdMap<Arc<str>, Arc<Service>> {
-        match &self.indexes[..] {
+        match &self.registries[..] {
             [only] => only.view().services,
             _ => self.merged.services.clone(),
         }
     }
 
     fn merge(&mut self, changes: Changes) -> Changes {
-        if self.indexes.len() == 1 {
+        if self.registries.len() == 1 {
             return changes;
         }
         let views: Vec<_> = self
             .ranked
             .iter()
-            .map(|at| self.indexes[*at].view())
+            .map(|at| self.registries[*at].view())
             .collect();
         self.merged.follow(&views, changes)
     }
@@ -368,6 +439,14 @@ mod tests {
         }
     }
 
+    /// What goes goes: the guard has tests of its own.
+    fn unguarded() -> guard::Config {
+        guard::Config {
+            enabled: false,
+            ..guard::Config::default()
+        }
+    }
+
     fn put(path: &str, data: &str) -> Event {
         Event::Put {
             path: path.into(),
@@ -401,7 +480,7 @@ mod tests {
 
     #[test]
     fn a_service_of_several_registries_is_one() {
-        let mut catalog = Catalog::new(vec![config("b", 1), config("a", 0)]);
+        let mut catalog = Catalog::new(vec![config("b", 1), config("a", 0)], &unguarded());
         catalog.apply(
             0,
             told([put("s/1", "10.0.0.1:80"), put("s/2", "10.0.0.2:80")]),
@@ -428,7 +507,7 @@ mod tests {
             required: false,
             ..config("b", 0)
         };
-        let mut catalog = Catalog::new(vec![config("a", 0), optional]);
+        let mut catalog = Catalog::new(vec![config("a", 0), optional], &unguarded());
         catalog.apply(1, told([]), 0);
         assert!(!catalog.loaded());
         catalog.apply(0, told([]), 0);
@@ -437,7 +516,7 @@ mod tests {
 
     #[test]
     fn of_two_services_with_one_host_the_first_registrys_is_served() {
-        let mut catalog = Catalog::new(vec![config("a", 0), config("b", 0)]);
+        let mut catalog = Catalog::new(vec![config("a", 0), config("b", 0)], &unguarded());
         catalog.apply(1, told([put("Orders/1", "10.0.0.2:80")]), 0);
         assert_eq!(served(&catalog, "Orders").len(), 1);
         let changes = catalog.apply(0, told([put("orders/1", "10.0.0.1:80")]), 0);
@@ -463,7 +542,7 @@ mod tests {
             steps in prop::collection::vec((0..3usize, prop::sample::select(vec!["s", "S", "t"]), 1..4u8, any::<bool>()), 1..60),
         ) {
             let all = ["a", "b", "c"].map(|name| config(name, u8::from(name == "a")));
-            let mut catalog = Catalog::new(all.to_vec());
+            let mut catalog = Catalog::new(all.to_vec(), &unguarded());
             let mut before = catalog.picture();
             for (registry, service, n, there) in steps {
                 let path = format!("{service}/{n}");
@@ -480,7 +559,7 @@ mod tests {
                 before = now;
             }
             // Built anew from what each holds now.
-            let views: Vec<_> = catalog.ranked.iter().map(|at| catalog.indexes[*at].view()).collect();
+            let views: Vec<_> = catalog.ranked.iter().map(|at| catalog.registries[*at].view()).collect();
             let names = views.iter().flat_map(|v| v.services.keys().cloned());
             let mut anew = Merged::default();
             anew.follow(&views, names.map(|name| (name, Touched::All)).collect());

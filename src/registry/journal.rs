@@ -8,7 +8,10 @@ use std::{fmt::Write, net::SocketAddr, sync::Arc};
 
 use imbl::Vector;
 
-use super::{Changes, Rejected, View};
+use super::{
+    Changes, Rejected, View,
+    guard::{Ending, Notice, Scope},
+};
 use crate::model::{Health, Instance, Service, Socket, Touched};
 
 /// Some minutes of a large mesh in turmoil, some days of a calm one.
@@ -41,6 +44,8 @@ pub enum What {
     Service { name: Arc<str>, there: bool },
     /// A znode, by its full path, cannot be served as it stands.
     Rejected { path: String, rejected: Rejected },
+    /// The guard began or ended to hold a removal back.
+    Guard(Notice),
 }
 
 /// How a change became known.
@@ -137,6 +142,8 @@ impl What {
             Self::Service { there: true, .. } => "appeared",
             Self::Service { there: false, .. } => "gone",
             Self::Rejected { .. } => "rejected",
+            Self::Guard(Notice::Tripped { .. }) => "held",
+            Self::Guard(Notice::Ended { .. }) => "released",
         }
     }
 
@@ -144,6 +151,10 @@ impl What {
         match self {
             Self::Instance { service, .. } => Some(service),
             Self::Service { name, .. } => Some(name),
+            Self::Guard(notice) => match notice.scope() {
+                Scope::Service(name) => Some(name),
+                Scope::Registry => None,
+            },
             Self::Loaded { .. } | Self::Rejected { .. } => None,
         }
     }
@@ -170,6 +181,7 @@ impl What {
             Self::Service { there: true, .. } => "its znode, or an instance of it, appeared".into(),
             Self::Service { there: false, .. } => "nothing of it is there any more".into(),
             Self::Rejected { rejected, .. } => rejected.reason.clone(),
+            Self::Guard(notice) => guarded(notice),
             Self::Instance {
                 before,
                 after,
@@ -181,6 +193,27 @@ impl What {
                 (Some(old), Some(new)) => changed(old, new, *cause),
                 (None, None) => String::new(),
             },
+        }
+    }
+}
+
+fn guarded(notice: &Notice) -> String {
+    match notice {
+        Notice::Tripped {
+            peak,
+            present,
+            held,
+            ..
+        } => format!(
+            "of {peak} instances {present} are still registered; {held} of the others stay served"
+        ),
+        Notice::Ended { how, removed, .. } => {
+            let why = match how {
+                Ending::Returned => "as many are registered as there were",
+                Ending::Expired => "the time of the hold is over",
+                Ending::Released => "an operator released it",
+            };
+            format!("{why}; {removed} instances were removed by that")
         }
     }
 }
@@ -250,6 +283,7 @@ fn changed(old: &Instance, new: &Instance, cause: Cause) -> String {
 fn health(instance: &Instance) -> String {
     match &instance.health {
         Health::Healthy => "healthy".to_owned(),
+        Health::Degraded => "degraded".to_owned(),
         Health::Unhealthy => "unhealthy".to_owned(),
         Health::Disabled(why) => format!("disabled ({why})"),
     }
@@ -258,6 +292,11 @@ fn health(instance: &Instance) -> String {
 impl Entry {
     /// Whether it tells of this service, address and port, or znode (by full path).
     pub fn concerns(&self, subject: &Subject<'_>) -> bool {
+        if let What::Guard(notice) = &self.what
+            && *notice.scope() == Scope::Registry
+        {
+            return true;
+        }
         match subject {
             Subject::Service(name) => self
                 .what

@@ -65,7 +65,8 @@ impl<'a> EnvoyEndpoint<'a> {
         let health = match &instance.health {
             Health::Disabled(_) => return None,
             Health::Unhealthy => wire::HealthStatus::Unhealthy,
-            Health::Healthy if weight == 0 => wire::HealthStatus::Draining,
+            _ if weight == 0 => wire::HealthStatus::Draining,
+            Health::Degraded => wire::HealthStatus::Degraded,
             Health::Healthy => wire::HealthStatus::Healthy,
         };
         Some(Self {
@@ -80,7 +81,10 @@ impl<'a> EnvoyEndpoint<'a> {
     }
 
     pub fn is_sent_requests(&self) -> bool {
-        self.health == wire::HealthStatus::Healthy
+        matches!(
+            self.health,
+            wire::HealthStatus::Healthy | wire::HealthStatus::Degraded
+        )
     }
 
     pub fn message(&self) -> wire::LbEndpoint {
@@ -119,11 +123,11 @@ pub(super) struct GrpcEndpoint {
 impl GrpcEndpoint {
     /// `None` for one that must not be sent requests.
     pub fn new(instance: &Instance) -> Option<Self> {
-        let weight = instance.weight.get();
-        (instance.health == Health::Healthy && weight > 0).then_some(Self {
+        // A degraded one is told as healthy: gRPC passes over every other health.
+        instance.takes_requests().then_some(Self {
             address: instance.address,
             port: instance.port,
-            weight,
+            weight: instance.weight.get(),
             priority: instance.priority,
         })
     }

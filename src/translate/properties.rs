@@ -21,6 +21,7 @@ fn any_instance() -> impl Strategy<Value = Instance> {
     ];
     let health = prop_oneof![
         4 => Just(Health::Healthy),
+        1 => Just(Health::Degraded),
         1 => Just(Health::Unhealthy),
         1 => Just(Health::Disabled("off".into())),
     ];
@@ -128,7 +129,8 @@ proptest! {
                 let health = match (&i.health, weight) {
                     (Health::Disabled(_), _) => return None,
                     (Health::Unhealthy, _) => 2,
-                    (Health::Healthy, 0) => 3,
+                    (Health::Healthy | Health::Degraded, 0) => 3,
+                    (Health::Degraded, _) => 5,
                     (Health::Healthy, _) => 1,
                 };
                 Some(((i.address, i.port), (zone(i), weight.max(1), health, owned(i.metadata.iter()))))
@@ -158,7 +160,7 @@ proptest! {
                 }
             }
             let usable = service.instances.iter().filter(|i| {
-                i.health == Health::Healthy && i.weight.get() > 0
+                i.takes_requests()
             });
             let expected = usable.map(|i| ((i.address, i.port), (zone(i), i.weight.get())));
             prop_assert_eq!(told, expected.collect::<BTreeMap<_, _>>());

@@ -108,6 +108,7 @@ pub(super) enum HealthStatus {
     Healthy = 1,
     Unhealthy = 2,
     Draining = 3,
+    Degraded = 5,
 }
 
 #[derive(Clone, PartialEq, Message)]

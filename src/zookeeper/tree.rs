@@ -29,8 +29,8 @@ use std::{
 
 use bytes::Bytes;
 
-use self::mirror::Mirror;
 pub use self::mirror::Tally;
+use self::mirror::{Mirror, Version};
 use crate::registry::{
     Batch, Stat,
     layout::{Layout, Role},
@@ -161,6 +161,17 @@ impl Tree {
             complete: false,
             loaded: false,
         }
+    }
+
+    /// Takes these znodes for published: the first load is compared with them, as any later one is.
+    pub fn seed(&mut self, znodes: impl IntoIterator<Item = (Arc<str>, Stat)>) {
+        let layout = &self.layout;
+        let version = |(path, stat): (Arc<str>, Stat)| {
+            let version = version(layout.role(&path), &stat)?;
+            Some((path, version))
+        };
+        self.mirror.seed(znodes.into_iter().filter_map(version));
+        self.loaded = true;
     }
 
     pub fn phase(&self) -> Phase {
@@ -404,13 +415,15 @@ impl Tree {
         }
     }
 
-    /// A leaf changes with its data; of an inner znode only its birth matters.
     fn read(&mut self, path: &Arc<str>, data: Bytes, stat: Stat) {
-        if self.is_leaf(path) {
-            self.mirror.put(path, (stat.mzxid, stat.mtime), data, stat);
-        } else {
-            let birth = (stat.czxid, stat.ctime);
-            self.mirror.put(path, birth, Bytes::new(), stat);
+        let role = self.layout.role(path);
+        if let Some(version) = version(role, &stat) {
+            let data = if role == Role::Leaf {
+                data
+            } else {
+                Bytes::new()
+            };
+            self.mirror.put(path, version, data, stat);
         }
     }
 
@@ -511,6 +524,15 @@ impl Tree {
             self.want(request, Again::Discard);
         }
         !children.is_empty()
+    }
+}
+
+/// A leaf changes with its data; of an inner znode only its birth matters.
+fn version(role: Role, stat: &Stat) -> Option<Version> {
+    match role {
+        Role::Leaf => Some((stat.mzxid, stat.mtime)),
+        Role::Inner => Some((stat.czxid, stat.ctime)),
+        Role::Nothing => None,
     }
 }
 

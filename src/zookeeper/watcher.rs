@@ -42,7 +42,7 @@ use super::{
     session::{Backoff, Ensemble, Trouble, any_time_up_to},
     tree::{Phase, Reply, Request, Tree, Watches},
 };
-use crate::registry::Batch;
+use crate::registry::{Batch, Stat};
 
 /// Requests that travel as one, and how many such batches travel at once: 500 at depth 4 read a
 /// server out as fast as any (400,000 znodes a second and more).
@@ -94,6 +94,8 @@ pub struct Watcher {
     /// The registry has not heard yet that there was an outage.
     stale: bool,
     paths: Arc<Paths>,
+    /// Hears of every znode that exists and cannot be read.
+    unreadable: Option<mpsc::UnboundedSender<Arc<str>>>,
     only_one_shot: bool,
     /// How many requests travel as one now.
     batch: usize,
@@ -152,6 +154,7 @@ impl Watcher {
             paths: Arc::new(Paths::new(&config.root, address.chroot.is_empty())),
             tree: Tree::new(config.layout.clone()),
             arrivals: Arrivals::default(),
+            unreadable: None,
             stale: false,
             only_one_shot: false,
             batch: FIRST_BATCH,
@@ -173,6 +176,21 @@ impl Watcher {
             batches,
             state,
         })
+    }
+
+    /// Takes these znodes of a former process for published: the first load is compared with them.
+    #[must_use]
+    pub fn knowing(mut self, znodes: Option<Vec<(Arc<str>, Stat)>>) -> Self {
+        if let Some(znodes) = znodes {
+            self.tree.seed(znodes);
+        }
+        self
+    }
+
+    /// Has `told` hear of every znode that exists and cannot be read, by its path below the root.
+    pub(super) fn telling_unreadable(mut self, told: mpsc::UnboundedSender<Arc<str>>) -> Self {
+        self.unreadable = Some(told);
+        self
     }
 
     /// As if the server knew no persistent watches and no `multiRead`: for tests, where no server
@@ -391,6 +409,12 @@ impl Watcher {
         let bytes = answers.replies.iter().map(|(_, reply)| reply.size()).sum();
         self.batch = next_batch(self.batch, bytes);
         let refused = |(_, reply): &&(Request, Reply)| *reply == Reply::Unreadable;
+        if let Some(told) = &self.unreadable {
+            for (request, _) in answers.replies.iter().filter(refused) {
+                // Whoever asked may have heard enough.
+                let _ = told.send(Arc::from(request.path()));
+            }
+        }
         let mut refused = answers.replies.iter().filter(refused);
         if let Some((request, _)) = refused.next() {
             warn!(

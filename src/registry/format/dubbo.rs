@@ -4,8 +4,8 @@
 //! `providers`: rules, routes and consumers are no providers, wherever they turn up. Invariant: one URL is one
 //! instance, of the interface itself or of one group and version of it. The protocol is told in the
 //! metadata; an interface that is exported over several has instances of all of them. Source: Dubbo's
-//! `URL`, `URLStrParser`, `AbstractLoadBalance` (weight and warm-up) and `RegistryDirectory`
-//! (`enabled`, `disabled`).
+//! `URL`, `URLStrParser`, `AbstractLoadBalance` (weight and warm-up), `UrlUtils` (`enabled`) and
+//! `RegistryDirectory` (`disabled`).
 
 mod url;
 
@@ -99,7 +99,10 @@ impl Format for Dubbo {
             weight: field::weight(url.value("weight").as_ref())?,
             warm_up: warm_up(url.get("timestamp"), url.get("warmup")),
             zone: field::text("zone", url.value("zone").as_ref())?,
-            health: health(&url)?,
+            health: health(
+                url.value("enabled").as_ref(),
+                url.value("disabled").as_ref(),
+            )?,
             metadata: metadata(url),
         }]))
     }
@@ -139,21 +142,16 @@ pub(super) fn warm_up(timestamp: Option<&str>, warm_up: Option<&str>) -> Option<
     (lasts > 0).then_some(WarmUp { since, lasts })
 }
 
-/// `disabled` wins over `enabled`, as in Dubbo's clients.
-fn health(url: &Url) -> Result<Health, Reason> {
-    let disabled = url.value("disabled");
-    if disabled.is_some() {
-        let disabled = field::flag("disabled", disabled.as_ref())?;
-        return Ok(if disabled {
-            Health::Disabled("disabled is true".into())
-        } else {
-            Health::Healthy
-        });
-    }
-    Ok(if field::flag("enabled", url.value("enabled").as_ref())? {
-        Health::Healthy
-    } else {
+/// Both have to let it be served: Dubbo's registries leave out what is not enabled, its directories what
+/// is disabled.
+pub(super) fn health(enabled: Option<&Value>, disabled: Option<&Value>) -> Result<Health, Reason> {
+    let said = disabled.is_some_and(|disabled| !field::is_blank(disabled));
+    Ok(if said && field::flag("disabled", disabled)? {
+        Health::Disabled("disabled is true".into())
+    } else if !field::flag("enabled", enabled)? {
         Health::Disabled("enabled is false".into())
+    } else {
+        Health::Healthy
     })
 }
 

@@ -54,6 +54,13 @@ struct Content {
 }
 
 impl Mirror {
+    /// Takes these for published by somebody else.
+    pub fn seed(&mut self, versions: impl Iterator<Item = (Arc<str>, Version)>) {
+        let epoch = self.epoch;
+        let node = |(path, version)| (path, Node { version, epoch });
+        self.published = versions.map(node).collect();
+    }
+
     /// Starts a load: forgets what was staged, and trusts nothing that was published until it is
     /// put again.
     pub fn begin(&mut self) {

@@ -38,6 +38,8 @@ enum Step {
     Reply(usize),
     Take,
     Break,
+    /// Another machine begins with what was published so far.
+    Restart,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -53,6 +55,7 @@ fn step() -> impl Strategy<Value = Step> {
         10 => (0..SESSIONS).prop_map(Step::Reply),
         3 => Just(Step::Take),
         1 => Just(Step::Break),
+        1 => Just(Step::Restart),
     ]
 }
 
@@ -100,6 +103,14 @@ impl World {
     fn connect(&mut self) {
         self.sessions = (0..SESSIONS).map(|_| Session::default()).collect();
         self.tree.connected(self.watches);
+    }
+
+    fn restart(&mut self) {
+        self.tree = Tree::new(Layout::flat());
+        let known = self.mirror.iter();
+        let known = known.map(|(path, stat)| (Arc::from(path.as_str()), *stat));
+        self.tree.seed(known);
+        self.connect();
     }
 
     fn create(&mut self, path: &str) {
@@ -322,6 +333,7 @@ impl World {
                 self.take();
             }
             Step::Break => self.connect(),
+            Step::Restart => self.restart(),
         }
     }
 

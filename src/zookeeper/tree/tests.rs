@@ -365,3 +365,40 @@ fn an_ensemble_set_up_anew_may_count_the_same_transactions() {
     );
     assert_eq!(published(&mut tree).0, ["+orders/i-1@2"]);
 }
+
+/// A tree that takes `orders`, `orders/i-1` and `orders/i-2` for published, with these versions.
+fn seeded(versions: [i64; 3]) -> Tree {
+    let mut tree = Tree::new(Layout::flat());
+    let paths = ["orders", "orders/i-1", "orders/i-2"].into_iter();
+    tree.seed(paths.zip(versions).map(|(path, zxid)| {
+        let stat = Stat {
+            czxid: zxid,
+            mzxid: zxid,
+            ..Stat::default()
+        };
+        (Arc::from(path), stat)
+    }));
+    tree
+}
+
+#[test]
+fn the_first_load_after_a_restart_publishes_what_is_another_and_no_more() {
+    let mut tree = seeded([1, 2, 3]);
+    load(&mut tree);
+    assert_eq!(published(&mut tree), (vec![], true));
+    let mut tree = seeded([1, 7, 3]);
+    load(&mut tree);
+    assert_eq!(
+        published(&mut tree),
+        (vec!["+orders/i-1@2".to_owned()], true)
+    );
+}
+
+#[test]
+fn a_root_that_is_absent_after_a_restart_is_one_that_went() {
+    let mut tree = seeded([1, 2, 3]);
+    tree.connected(Watches::Recursive);
+    answer(&mut tree, vec![(Request::Watch, Reply::Watching)]);
+    answer(&mut tree, vec![(list(""), Reply::Absent)]);
+    assert_eq!(published(&mut tree), (vec!["-orders".to_owned()], true));
+}

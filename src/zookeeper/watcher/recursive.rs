@@ -107,6 +107,8 @@ impl Link for Recursive {
     }
 }
 
+/// Sets the watch, and has the server catch up with its leader before anything is read: nothing else
+/// keeps a follower that lags from answering with what it had before the state that is served.
 async fn arm(client: Arc<Client>, paths: Arc<Paths>) -> Result<Answers, Failure> {
     let mut path = String::new();
     let root = paths.absolute("", &mut path);

@@ -2,7 +2,7 @@
 //!
 //! Spring Cloud and Dubbo have settings in `payload.metadata`: `instance_status` (other than UP: not served), `weight`,
 //! `zone`, and all of it is metadata. Spring's `management.port` is a named port; so is each protocol in Dubbo's
-//! `dubbo.endpoints`, a JSON text within the text, whose `timestamp` begins a warm-up. What Dubbo says to Dubbo alone is not
+//! `dubbo.endpoints`, a JSON text within the text, and its `timestamp` begins a warm-up. What Dubbo says to Dubbo alone is not
 //! told further. It refuses to guess settings from a payload of another shape: the members of an object
 //! are metadata, anything else says nothing, and neither ever fails an instance.
 
@@ -82,6 +82,9 @@ impl Payload {
         Ok(match status {
             Some(status) if !status.eq_ignore_ascii_case("UP") => {
                 Health::Disabled(format!("instance_status is {}", shown(&status)).into())
+            }
+            _ if self.is_dubbo() => {
+                dubbo::health(self.setting("enabled"), self.setting("disabled"))?
             }
             _ => Health::Healthy,
         })

@@ -1,0 +1,54 @@
+//! Records one registry's state as it is mirrored, for whoever writes it.
+//!
+//! It refuses to know files. Invariant: nothing is drawn before the registry was seen whole, or restored; a
+//! picture is drawn where anything was told or is held that was not before.
+
+use tokio::sync::watch;
+
+use crate::{
+    registry::{Event, Guarded, guard::Holds},
+    state::{Noted, Picture, Recorder},
+};
+
+#[derive(Debug)]
+pub struct Record {
+    recorder: Recorder,
+    pictures: watch::Sender<Option<Picture>>,
+    /// Something was told since the last picture.
+    fresh: bool,
+    /// What was held then.
+    holds: Holds,
+}
+
+impl Record {
+    pub fn new(recorder: Recorder, pictures: watch::Sender<Option<Picture>>) -> Self {
+        Self {
+            recorder,
+            pictures,
+            fresh: false,
+            holds: Holds::default(),
+        }
+    }
+
+    pub(super) fn note(&mut self, events: &[Event]) -> Noted {
+        self.fresh = true;
+        self.recorder.note(events)
+    }
+
+    pub(super) fn judge(&mut self, noted: Noted, registry: &Guarded) {
+        self.recorder
+            .judge(noted, |znode| registry.is_rejected(znode));
+    }
+
+    pub(super) fn draw(&mut self, registry: &Guarded) {
+        let holds = registry.holds();
+        let same = holds.is_same(&self.holds);
+        if !registry.loaded() || (same && !self.fresh) {
+            return;
+        }
+        self.fresh = false;
+        self.holds = holds.clone();
+        self.pictures
+            .send_replace(Some(self.recorder.picture(holds)));
+    }
+}

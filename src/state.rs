@@ -1,0 +1,122 @@
+//! The last good state on disk: what a registry held, so that a restart without ZooKeeper serves it.
+//!
+//! ```text
+//! Event ──▶ Recorder ──Picture──▶ Writer ──▶ DIRECTORY/REGISTRY.state ──read──▶ Restored: events to replay
+//! ```
+//!
+//! Kept are the znodes as they were told, not what was made of them: with the last good data of one whose
+//! present data are bad, and with those that are gone but held by the guard. It refuses to know payloads,
+//! clients and what happens to a state that is read. Files are small enough to be written as a whole.
+//!
+//! Invariants: whenever the process is killed, the file is the old or the new one; a file that is not exactly
+//! what was written, of another version or of another registry is never used, and kept aside for a look.
+
+mod codec;
+pub mod file;
+mod recorder;
+pub mod writer;
+
+use std::{path::PathBuf, sync::Arc};
+
+use crate::registry::{
+    Batch, Event, Stat,
+    guard::{Resumed, Time, Trip},
+};
+
+pub use self::{
+    file::{Error, read},
+    recorder::{Noted, Picture, Recorder},
+    writer::{Metrics, Writer},
+};
+
+/// Where states are kept, if they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    pub directory: Option<PathBuf>,
+}
+
+/// Which tree a state is of; a state of another one is of no use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The registry's name, which is also that of its file.
+    pub name: String,
+    /// Hosts may come and go, as long as one stays.
+    pub connect: String,
+    pub root: String,
+    /// What data were taken for, and so which znodes were read.
+    pub format: String,
+}
+
+impl Identity {
+    /// Whether a state of `other` is one of this.
+    pub fn accepts(&self, other: &Self) -> bool {
+        let (hosts, chroot) = ensemble(&self.connect);
+        let (others, other_chroot) = ensemble(&other.connect);
+        let shared = hosts
+            .split(',')
+            .any(|host| others.split(',').any(|other| other == host));
+        let same = |part: fn(&Self) -> &String| part(self) == part(other);
+        shared
+            && chroot == other_chroot
+            && same(|i| &i.name)
+            && same(|i| &i.root)
+            && same(|i| &i.format)
+    }
+}
+
+/// Hosts and chroot.
+fn ensemble(connect: &str) -> (&str, &str) {
+    connect.split_once('/').unwrap_or((connect, ""))
+}
+
+/// A state that was read.
+#[derive(Debug)]
+pub struct Restored {
+    /// When a process last said that this is its state.
+    pub known: Time,
+    picture: Picture,
+    pub held: Vec<Resumed>,
+    pub trip: Option<Trip>,
+}
+
+impl Restored {
+    /// All znodes, also those that are held; a bad one behind its last good data.
+    pub fn replay(&self) -> Batch {
+        let all = self.picture.znodes.iter().chain(&self.picture.gone);
+        Batch {
+            events: all.flat_map(|(path, znode)| znode.events(path)).collect(),
+            ..Batch::default()
+        }
+    }
+
+    /// What takes the znodes away again that were gone.
+    pub fn departures(&self) -> Batch {
+        let delete = |path: &Arc<str>| Event::Delete {
+            path: Arc::clone(path),
+        };
+        Batch {
+            events: self.picture.gone.keys().map(delete).collect(),
+            ..Batch::default()
+        }
+    }
+
+    /// The znodes that were there, with what tells their versions.
+    pub fn versions(&self) -> impl Iterator<Item = (Arc<str>, Stat)> {
+        let all = self.picture.znodes.iter();
+        all.map(|(path, znode)| (Arc::clone(path), znode.stat))
+    }
+
+    /// How many znodes were there.
+    pub fn len(&self) -> usize {
+        self.picture.znodes.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.picture.znodes.is_empty()
+    }
+
+    /// Goes on recording from here.
+    pub fn recorder(&self) -> Recorder {
+        Recorder::from(self.picture.clone())
+    }
+}

@@ -1,0 +1,222 @@
+//! A state's file: read at the start, replaced as a whole.
+//!
+//! It refuses to know what is in it. A new state goes to a file beside the old one, is forced to the disk,
+//! takes the old one's name, and the directory is forced to the disk as well: so whoever opens the name
+//! finds one or the other. The time at which the file was last touched tells until when its state held.
+//! Source: rename(2), fsync(2).
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use super::{
+    Identity, Picture, Restored,
+    codec::{self, DecodeError},
+};
+use crate::registry::guard::Time;
+
+/// Why there is no state.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{path} cannot be read: {source}", path = path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{path} is not used: {source}; it is kept as {aside}", path = path.display(), aside = aside.display())]
+    Decode {
+        path: PathBuf,
+        aside: PathBuf,
+        source: DecodeError,
+    },
+    #[error(
+        "{path} is not used: it is of registry {found}; it is kept as {aside}",
+        path = path.display(), aside = aside.display()
+    )]
+    Other {
+        path: PathBuf,
+        aside: PathBuf,
+        found: String,
+    },
+}
+
+/// Where a registry's state is.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    directory: PathBuf,
+    name: String,
+}
+
+impl Place {
+    pub fn new(directory: &Path, registry: &str) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            name: format!("{registry}.state"),
+        }
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.directory.join(&self.name)
+    }
+
+    fn beside(&self, ending: &str) -> PathBuf {
+        self.directory.join(format!("{}.{ending}", self.name))
+    }
+
+    /// Replaces the file, which lives through the end of the process and of the machine then.
+    pub fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        fs::create_dir_all(&self.directory)?;
+        let new = self.beside("new");
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            // Payloads may hold what not everybody should read.
+            .mode(0o600)
+            .open(&new)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&new, self.path())?;
+        File::open(&self.directory)?.sync_all()
+    }
+
+    /// Says that the state still holds.
+    pub fn touch(&self) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(self.path())?;
+        file.set_modified(SystemTime::now())
+    }
+
+    /// Puts away a file that cannot be used, in place of the last such one.
+    fn set_aside(&self) -> PathBuf {
+        let aside = self.beside("bad");
+        // Where that fails the next write replaces it.
+        let _ = fs::rename(self.path(), &aside);
+        aside
+    }
+}
+
+/// Writes the state of a registry; its size in bytes.
+pub fn write(
+    directory: &Path,
+    identity: &Identity,
+    written: Time,
+    picture: &Picture,
+) -> io::Result<usize> {
+    let bytes = codec::encode(identity, written, picture);
+    Place::new(directory, &identity.name).write(&bytes)?;
+    Ok(bytes.len())
+}
+
+/// The state that the registry has there, if it has one.
+pub fn read(directory: &Path, identity: &Identity) -> Result<Option<Restored>, Error> {
+    let place = Place::new(directory, &identity.name);
+    let path = place.path();
+    let (bytes, touched) = match load(&path) {
+        Ok(loaded) => loaded,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(Error::Read { path, source }),
+    };
+    let (of, mut restored) = codec::decode(&bytes).map_err(|source| Error::Decode {
+        path: path.clone(),
+        aside: place.set_aside(),
+        source,
+    })?;
+    if !identity.accepts(&of) {
+        return Err(Error::Other {
+            path,
+            aside: place.set_aside(),
+            found: format!("{} at {}{} as {}", of.name, of.connect, of.root, of.format),
+        });
+    }
+    restored.known = restored.known.max(touched);
+    Ok(Some(restored))
+}
+
+fn load(path: &Path) -> io::Result<(Vec<u8>, Time)> {
+    let touched = fs::metadata(path)?.modified()?;
+    let since = touched.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let touched = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+    Ok((fs::read(path)?, touched))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(name: &str, connect: &str) -> Identity {
+        Identity {
+            name: name.into(),
+            connect: connect.into(),
+            root: "/services".into(),
+            format: "auto".into(),
+        }
+    }
+
+    fn written(folder: &Path, of: &Identity) {
+        write(folder, of, 7, &Picture::default()).unwrap();
+    }
+
+    #[test]
+    fn what_was_written_is_read_and_without_a_file_there_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path().join("made/when/missing");
+        let main = identity("main", "zk-1:2181,zk-2:2181");
+        assert!(read(&directory, &main).unwrap().is_none());
+        written(&directory, &main);
+        let restored = read(&directory, &main).unwrap().unwrap();
+        assert!(restored.known > 1_600_000_000_000, "{}", restored.known);
+        // Members of an ensemble come and go.
+        let moved = identity("main", "zk-2:2181,zk-3:2181");
+        assert!(read(&directory, &moved).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_broken_file_is_told_of_and_kept_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let main = identity("main", "zk-1:2181");
+        written(folder.path(), &main);
+        let path = Place::new(folder.path(), "main").path();
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+        let error = read(folder.path(), &main).unwrap_err().to_string();
+        assert!(
+            error.contains("checksum") && error.contains("main.state.bad"),
+            "{error}"
+        );
+        assert!(folder.path().join("main.state.bad").exists());
+        assert!(read(folder.path(), &main).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_state_of_another_tree_is_told_of_and_kept_aside() {
+        let main = identity("main", "zk-1:2181/mesh");
+        let roots = Identity {
+            root: "/others".into(),
+            ..main.clone()
+        };
+        for other in [
+            identity("main", "zk-1:2181"),
+            identity("main", "zk-9:2181/mesh"),
+            roots,
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            written(folder.path(), &other);
+            let error = read(folder.path(), &main).unwrap_err().to_string();
+            assert!(error.contains("it is of registry main at zk-"), "{error}");
+            assert!(folder.path().join("main.state.bad").exists());
+        }
+    }
+
+    #[test]
+    fn a_write_that_was_cut_leaves_the_old_state() {
+        let folder = tempfile::tempdir().unwrap();
+        let main = identity("main", "zk-1:2181");
+        written(folder.path(), &main);
+        fs::write(folder.path().join("main.state.new"), b"half").unwrap();
+        assert!(read(folder.path(), &main).unwrap().is_some());
+        // And is no obstacle to the next one.
+        written(folder.path(), &main);
+        assert!(!folder.path().join("main.state.new").exists());
+    }
+}
