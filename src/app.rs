@@ -62,6 +62,9 @@ const BATCHES: usize = 64;
 /// Rounds of answers of the resolver that wait for the publisher.
 const RESOLUTIONS: usize = 4;
 
+/// What clients wait for beside the registries: host names that are still looked up.
+const FIRST_SNAPSHOT: &str = "the first snapshot, with host names looked up";
+
 /// Connections that wait to be taken in; the kernel takes what it allows of it. The usual 128 is soon
 /// full when a fleet comes back, and who finds it full tries again after a second, then two, then four.
 const BACKLOG: u32 = 65_535;
@@ -508,6 +511,7 @@ impl Reporter {
             let loaded = self.snapshots.borrow_and_update().loaded;
             if loaded && !served {
                 served = true;
+                self.readiness.done(FIRST_SNAPSHOT);
                 self.health
                     .set_service_status("", ServingStatus::Serving)
                     .await;
@@ -531,6 +535,11 @@ impl Reporter {
 
     fn note_loaded(&mut self) {
         let picture = self.registry.borrow_and_update().clone();
+        // It may wait for host names when all else is there.
+        let published = self.snapshots.borrow().loaded;
+        if !published && picture.registries.iter().any(|mirrored| mirrored.loaded) {
+            self.readiness.pending(FIRST_SNAPSHOT);
+        }
         for (watched, mirrored) in self.watched.iter_mut().zip(picture.registries.iter()) {
             note(
                 &self.readiness,
