@@ -8,6 +8,7 @@ mod commands;
 mod faults;
 mod fleets;
 mod guard;
+mod hosts;
 mod increments;
 mod introspection;
 mod limits;

@@ -74,8 +74,30 @@ impl MeshKeeper {
         Self::spawn_all(&registry(zookeeper, ""), xds_keys, mesh_keys, sections)
     }
 
+    /// Started and not waited for, on a machine whose hosts file is [`MeshKeeper::set_hosts`]'s.
+    pub fn spawn_with_hosts(zookeeper: &str, hosts: &str, sections: &str) -> Self {
+        let folder = TempDir::new().unwrap();
+        std::fs::write(folder.path().join("hosts"), hosts).unwrap();
+        let registry = format!("{{name: main, connect: \"{zookeeper}\", sessionTimeout: 4s}}");
+        Self::spawn_in(folder, &registry, "", "", sections)
+    }
+
+    pub fn set_hosts(&self, hosts: &str) {
+        std::fs::write(self.folder.path().join("hosts"), hosts).unwrap();
+    }
+
     fn spawn_all(registries: &str, xds_keys: &str, mesh_keys: &str, sections: &str) -> Self {
         let folder = TempDir::new().unwrap();
+        Self::spawn_in(folder, registries, xds_keys, mesh_keys, sections)
+    }
+
+    fn spawn_in(
+        folder: TempDir,
+        registries: &str,
+        xds_keys: &str,
+        mesh_keys: &str,
+        sections: &str,
+    ) -> Self {
         let sections = sections.replace("$FOLDER", folder.path().to_str().unwrap());
         let (xds, admin, outbound) = (free_address(), free_address(), free_address());
         let config = format!(
@@ -102,6 +124,13 @@ impl MeshKeeper {
         let server = Self::spawn(zookeeper);
         server.ready().await;
         server
+    }
+
+    /// Why it is not ready; nothing if it does not answer, or is.
+    pub async fn not_ready(&self) -> Option<String> {
+        let answer = self.http.get(self.admin, "localhost", "/readyz").await;
+        let (status, reason) = answer.ok()?;
+        (status == http::StatusCode::SERVICE_UNAVAILABLE).then_some(reason)
     }
 
     pub async fn ready(&self) {
@@ -214,7 +243,21 @@ fn serve(folder: &TempDir) -> Child {
         .create(true)
         .append(true)
         .open(folder.path().join("log"));
-    Command::new(env!("CARGO_BIN_EXE_meshkeeper"))
+    let binary = env!("CARGO_BIN_EXE_meshkeeper");
+    let hosts = folder.path().join("hosts");
+    let mut command = if hosts.exists() {
+        // In a mount namespace of its own.
+        let mut command = Command::new("unshare");
+        command
+            .args(["--map-root-user", "--mount", "--", "sh", "-c"])
+            .arg("mount --bind \"$0\" /etc/hosts && exec \"$@\"")
+            .arg(hosts)
+            .arg(binary);
+        command
+    } else {
+        Command::new(binary)
+    };
+    command
         .args(["serve", "--config"])
         .arg(folder.path().join("meshkeeper.yaml"))
         .stdout(Stdio::null())

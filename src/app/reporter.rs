@@ -22,6 +22,9 @@ use crate::{
     zookeeper::{State, Status},
 };
 
+/// What clients wait for beside the registries: host names that are still looked up.
+const FIRST_SNAPSHOT: &str = "the first snapshot, with host names looked up";
+
 /// A registry, as far as probes and operators are concerned.
 pub struct Watched {
     name: String,
@@ -70,6 +73,7 @@ impl Reporter {
             let loaded = self.snapshots.borrow_and_update().loaded;
             if loaded && !served {
                 served = true;
+                self.readiness.done(FIRST_SNAPSHOT);
                 self.health
                     .set_service_status("", ServingStatus::Serving)
                     .await;
@@ -93,6 +97,11 @@ impl Reporter {
 
     fn note_loaded(&mut self) {
         let picture = self.registry.borrow_and_update().clone();
+        // It may wait for host names when all else is there.
+        let published = self.snapshots.borrow().loaded;
+        if !published && picture.registries.iter().any(|mirrored| mirrored.loaded) {
+            self.readiness.pending(FIRST_SNAPSHOT);
+        }
         for (watched, mirrored) in self.watched.iter_mut().zip(picture.registries.iter()) {
             note(
                 &self.readiness,

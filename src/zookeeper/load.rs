@@ -24,6 +24,20 @@ pub struct Loaded {
     pub unreadable: BTreeSet<Arc<str>>,
 }
 
+impl Loaded {
+    fn of(events: Vec<Event>) -> Self {
+        let mut loaded = Self::default();
+        for event in events {
+            if let Event::Unreadable { path } = event {
+                loaded.unreadable.insert(path);
+            } else {
+                loaded.events.push(event);
+            }
+        }
+        loaded
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     #[error(transparent)]
@@ -46,9 +60,8 @@ pub async fn load(config: Config, patience: Duration) -> Result<Loaded, LoadErro
     let metrics = Metrics::register(&prometheus::Registry::new())?;
     let (sender, mut batches) = mpsc::channel(4);
     let (tells, mut state) = watch::channel(State::new());
-    let (denies, mut refused) = mpsc::unbounded_channel();
     let stop = CancellationToken::new();
-    let watcher = Watcher::new(config, &metrics, sender, tells)?.telling_unreadable(denies);
+    let watcher = Watcher::new(config, &metrics, sender, tells)?;
     let mut running = Box::pin(watcher.run(stop.clone()));
 
     let gathering = timeout(patience, gather(&mut batches, &mut state));
@@ -59,13 +72,7 @@ pub async fn load(config: Config, patience: Duration) -> Result<Loaded, LoadErro
     stop.cancel();
     running.await?;
     match gathered {
-        Ok(Ok(events)) => {
-            let mut unreadable = BTreeSet::new();
-            while let Ok(path) = refused.try_recv() {
-                unreadable.insert(path);
-            }
-            Ok(Loaded { events, unreadable })
-        }
+        Ok(Ok(events)) => Ok(Loaded::of(events)),
         Ok(Err(root)) => Err(LoadError::RootAbsent { name, root }),
         Err(_) => Err(late(name, patience, &state)),
     }

@@ -94,8 +94,6 @@ pub struct Watcher {
     /// The registry has not heard yet that there was an outage.
     stale: bool,
     paths: Arc<Paths>,
-    /// Hears of every znode that exists and cannot be read.
-    unreadable: Option<mpsc::UnboundedSender<Arc<str>>>,
     only_one_shot: bool,
     /// How many requests travel as one now.
     batch: usize,
@@ -154,7 +152,6 @@ impl Watcher {
             paths: Arc::new(Paths::new(&config.root, address.chroot.is_empty())),
             tree: Tree::new(config.layout.clone()),
             arrivals: Arrivals::default(),
-            unreadable: None,
             stale: false,
             only_one_shot: false,
             batch: FIRST_BATCH,
@@ -184,12 +181,6 @@ impl Watcher {
         if let Some(znodes) = znodes {
             self.tree.seed(znodes);
         }
-        self
-    }
-
-    /// Has `told` hear of every znode that exists and cannot be read, by its path below the root.
-    pub(super) fn telling_unreadable(mut self, told: mpsc::UnboundedSender<Arc<str>>) -> Self {
-        self.unreadable = Some(told);
         self
     }
 
@@ -409,12 +400,6 @@ impl Watcher {
         let bytes = answers.replies.iter().map(|(_, reply)| reply.size()).sum();
         self.batch = next_batch(self.batch, bytes);
         let refused = |(_, reply): &&(Request, Reply)| *reply == Reply::Unreadable;
-        if let Some(told) = &self.unreadable {
-            for (request, _) in answers.replies.iter().filter(refused) {
-                // Whoever asked may have heard enough.
-                let _ = told.send(Arc::from(request.path()));
-            }
-        }
         let mut refused = answers.replies.iter().filter(refused);
         if let Some((request, _)) = refused.next() {
             warn!(
