@@ -65,7 +65,7 @@ impl Recorder {
                     written.push(Arc::clone(path));
                 }
                 Event::Delete { path } => self.delete(path),
-                // What was known of it stands, here as everywhere.
+                // What was told of it stands.
                 Event::Unreadable { .. } => {}
             }
         }
@@ -196,7 +196,8 @@ mod tests {
     fn told(recorder: &Recorder) -> Vec<String> {
         let text = |event| match event {
             Event::Put { path, data, .. } => format!("{path}={}", String::from_utf8_lossy(&data)),
-            Event::Delete { path } | Event::Unreadable { path } => format!("-{path}"),
+            Event::Delete { path } => format!("-{path}"),
+            Event::Unreadable { path } => format!("?{path}"),
         };
         let all = recorder.znodes.iter();
         all.flat_map(|(path, znode)| znode.events(path))
