@@ -6,6 +6,7 @@
 //! render is rendered on threads of its own.
 
 pub mod api;
+mod compare;
 mod explain;
 pub mod health;
 pub mod holds;
@@ -105,7 +106,7 @@ fn router(sources: Sources) -> Router {
         .route("/api/v1/holds", get(holds::holds))
         .route(RELEASE, post(holds::release))
         .route("/api/v1/explain", get(explain::explain))
-        .route("/api/v1/compare", get(explain::compare))
+        .route("/api/v1/compare", get(compare::compare))
         .fallback(api::not_found)
         .with_state(sources)
 }

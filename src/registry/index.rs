@@ -34,17 +34,14 @@ use imbl::OrdSet;
 
 pub use self::names::Resolution;
 use self::{
-    base::{Base, Entry, Good, Many, Title, Touches},
+    base::{Base, Entry, Good, Title, Touches},
     hosts::Hosts,
     make::{Maker, Registered, unmade},
     names::Names,
 };
 use super::{
-    Batch, Changes, Config, Counts, Event, Rejected, Stat, View,
-    format::Znode,
-    layout::Place,
-    name,
-    registration::{Decoded, Host, Registration},
+    Batch, Changes, Config, Counts, Event, Rejected, Stat, View, format::Znode, layout::Place,
+    name, registration::Registration,
 };
 use crate::model::Source;
 
@@ -297,7 +294,7 @@ impl Index {
             }
             Ok(Read::Weights(factors)) => factors,
             Ok(Read::Instances(registered)) => {
-                made(&self.maker, &self.names, base, registered, kept, now)
+                make::made(&self.maker, &self.names, base, registered, kept, now)
             }
         };
         let past = past.as_ref().map(|past| &past.good);
@@ -331,8 +328,9 @@ impl Index {
             Good::Many(many) => Some(many.registered.clone()),
             _ => None,
         };
-        let made = registered
-            .map(|registered| made(&self.maker, &self.names, base, registered, Some(&good), now));
+        let made = registered.map(|registered| {
+            make::made(&self.maker, &self.names, base, registered, Some(&good), now)
+        });
         if let Some(made) = &made {
             follow(
                 &mut self.names,
@@ -528,71 +526,6 @@ fn below<V>(map: &BTreeMap<Arc<str>, V>, path: &str) -> Vec<Arc<str>> {
         .take_while(|key| key.starts_with(&prefix))
         .cloned()
         .collect()
-}
-
-/// What becomes of a registration. What is as it was before is the same value.
-fn made(
-    maker: &Maker,
-    names: &Names,
-    base: &Base,
-    mut registered: Registered,
-    past: Option<&Good>,
-    now: i64,
-) -> Good {
-    let past: Vec<_> = past.into_iter().flat_map(Good::instances).collect();
-    if maker.ttl.is_none()
-        && !base.weighs()
-        && let Some((decoded, address)) = lone(&mut registered)
-    {
-        let new = maker.instance(&registered, decoded, address);
-        let kept = past.iter().find(|(_, past)| ***past == new);
-        let kept = kept.map(|(_, past)| Arc::clone(past));
-        return Good::One(kept.unwrap_or_else(|| base.own.shared(new)));
-    }
-    let Title::Named(service) = &base.title else {
-        return Good::None;
-    };
-    let made = maker.make(service, &registered, &base.factors(), names, now);
-    registered.lapsed = made.lapsed;
-    let instances = made.instances.into_iter().map(|(part, new)| {
-        let kept = past
-            .iter()
-            .find(|(p, past)| *p == part.as_ref() && ***past == new);
-        let instance = match (kept, base.roster(part.as_ref())) {
-            (Some((_, kept)), _) => Arc::clone(kept),
-            (None, Some(roster)) => roster.shared(new),
-            (None, None) => Arc::new(new),
-        };
-        let known = part
-            .as_ref()
-            .and_then(|part| base.parts.get_key_value(part));
-        (known.map(|(part, _)| Arc::clone(part)).or(part), instance)
-    });
-    Good::Many(Box::new(Many {
-        made: instances.collect(),
-        registered,
-        due: made.due,
-        trouble: made.trouble,
-    }))
-}
-
-/// Takes out the instance that is all there is and all there will be of a registration, if it is one.
-fn lone(registered: &mut Registered) -> Option<(Decoded, std::net::IpAddr)> {
-    match &registered.instances[..] {
-        [
-            Decoded {
-                part: None,
-                host: Host::Ip(address),
-                warm_up: None,
-                ..
-            },
-        ] => {
-            let address = *address;
-            let decoded = registered.instances.pop()?;
-            Some((decoded, address))
-        }
-        _ => None,
-    }
 }
 
 /// What becomes of a znode: the names that it asks for, and when to look at it again.

@@ -7,7 +7,10 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use super::names::Names;
+use super::{
+    base::{Base, Good, Many, Title},
+    names::Names,
+};
 use crate::{
     model::{Health, Instance, Origin, Source, Weight},
     registry::{
@@ -204,6 +207,71 @@ fn fits(factor: &Factor, decoded: &Decoded, registered: &Registered) -> bool {
             let own = decoded.metadata.get("shard").and_then(|s| s.parse().ok());
             own == Some(*shard)
         }
+    }
+}
+
+/// What becomes of a registration. What is as it was before is the same value.
+pub(super) fn made(
+    maker: &Maker,
+    names: &Names,
+    base: &Base,
+    mut registered: Registered,
+    past: Option<&Good>,
+    now: i64,
+) -> Good {
+    let past: Vec<_> = past.into_iter().flat_map(Good::instances).collect();
+    if maker.ttl.is_none()
+        && !base.weighs()
+        && let Some((decoded, address)) = lone(&mut registered)
+    {
+        let new = maker.instance(&registered, decoded, address);
+        let kept = past.iter().find(|(_, past)| ***past == new);
+        let kept = kept.map(|(_, past)| Arc::clone(past));
+        return Good::One(kept.unwrap_or_else(|| base.own.shared(new)));
+    }
+    let Title::Named(service) = &base.title else {
+        return Good::None;
+    };
+    let made = maker.make(service, &registered, &base.factors(), names, now);
+    registered.lapsed = made.lapsed;
+    let instances = made.instances.into_iter().map(|(part, new)| {
+        let kept = past
+            .iter()
+            .find(|(p, past)| *p == part.as_ref() && ***past == new);
+        let instance = match (kept, base.roster(part.as_ref())) {
+            (Some((_, kept)), _) => Arc::clone(kept),
+            (None, Some(roster)) => roster.shared(new),
+            (None, None) => Arc::new(new),
+        };
+        let known = part
+            .as_ref()
+            .and_then(|part| base.parts.get_key_value(part));
+        (known.map(|(part, _)| Arc::clone(part)).or(part), instance)
+    });
+    Good::Many(Box::new(Many {
+        made: instances.collect(),
+        registered,
+        due: made.due,
+        trouble: made.trouble,
+    }))
+}
+
+/// Takes out the instance that is all there is and all there will be of a registration, if it is one.
+fn lone(registered: &mut Registered) -> Option<(Decoded, std::net::IpAddr)> {
+    match &registered.instances[..] {
+        [
+            Decoded {
+                part: None,
+                host: Host::Ip(address),
+                warm_up: None,
+                ..
+            },
+        ] => {
+            let address = *address;
+            let decoded = registered.instances.pop()?;
+            Some((decoded, address))
+        }
+        _ => None,
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
     model::{Health, Instance, Origin, Weight},
     registry::{
         FormatChoice, Layout, Shape,
-        registration::{Factor, Select, WarmUp},
+        registration::{Decoded, Factor, Host, Select, WarmUp},
     },
 };
 
