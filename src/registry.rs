@@ -88,6 +88,9 @@ pub enum Event {
     },
     /// The znode is gone, and with it what was below it.
     Delete { path: Arc<str> },
+    /// The znode exists, and may not be read (or, of what is above the instances, not be listed). What
+    /// was told of it, and of what is below it, stands until it is told anew.
+    Unreadable { path: Arc<str> },
 }
 
 /// Events that take effect together.

@@ -51,6 +51,9 @@ use crate::model::Source;
 /// The `czxid` of a service whose own znode was not seen yet.
 const UNSEEN: i64 = i64::MAX;
 
+/// In the place of the format, which nobody knows.
+const UNREADABLE: &str = "unreadable";
+
 #[derive(Debug)]
 pub struct Index {
     config: Config,
@@ -110,6 +113,7 @@ impl Index {
             match event {
                 Event::Put { path, data, stat } => self.put(&path, &data, stat, now, &mut dirty),
                 Event::Delete { path } => self.delete(&path, now, &mut dirty),
+                Event::Unreadable { path } => self.unreadable(&path, now, &mut dirty),
             }
         }
         if batch.complete {
@@ -190,12 +194,17 @@ impl Index {
 
     fn put(&mut self, path: &Arc<str>, data: &[u8], stat: Stat, now: i64, dirty: &mut Dirty) {
         match self.config.layout.place(path) {
-            Place::Service(_) => self.ensure(path, stat.czxid, dirty),
+            Place::Service(_) => {
+                self.ensure(path, stat.czxid, dirty);
+                // It may have been unreadable before.
+                self.deregister(path, path, now, dirty);
+            }
             Place::Between(service) => {
                 let (service, base) = self.base(service, dirty);
                 if base.between.insert(Arc::clone(path)) {
                     touches(dirty, &service).parts.entry(None).or_default();
                 }
+                self.deregister(&service, path, now, dirty);
             }
             Place::Instance(service) => {
                 let (service, base) = self.base(service, dirty);
@@ -206,6 +215,27 @@ impl Index {
             }
             Place::Root | Place::Above | Place::Elsewhere => {}
         }
+    }
+
+    /// What was known of the znode stands, and operators hear why it is not followed.
+    fn unreadable(&mut self, path: &Arc<str>, now: i64, dirty: &mut Dirty) {
+        let (Place::Service(service) | Place::Between(service) | Place::Instance(service)) =
+            self.config.layout.place(path)
+        else {
+            return;
+        };
+        let (service, base) = self.base(service, dirty);
+        if !base.is_named() {
+            return;
+        }
+        let czxid = base.entries.get(path).map_or(0, |entry| entry.czxid);
+        let rejected = Rejected {
+            format: UNREADABLE,
+            reason:
+                "no permission to read it; let MeshKeeper's user, or world:anyone, read it (setAcl)"
+                    .to_owned(),
+        };
+        self.register(&service, path, czxid, Err(rejected), now, dirty);
     }
 
     /// What the data say, in the form that the configuration gives it.
@@ -375,7 +405,8 @@ impl Index {
         };
         base.between.remove(path);
         touches(dirty, &service).parts.entry(None).or_default();
-        for znode in below(&base.entries, path) {
+        let below = below(&base.entries, path);
+        for znode in below.into_iter().chain([Arc::from(path)]) {
             self.deregister(&service, &znode, now, dirty);
         }
     }

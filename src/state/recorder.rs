@@ -65,6 +65,8 @@ impl Recorder {
                     written.push(Arc::clone(path));
                 }
                 Event::Delete { path } => self.delete(path),
+                // What was told of it stands.
+                Event::Unreadable { .. } => {}
             }
         }
         Noted(written)
@@ -195,6 +197,7 @@ mod tests {
         let text = |event| match event {
             Event::Put { path, data, .. } => format!("{path}={}", String::from_utf8_lossy(&data)),
             Event::Delete { path } => format!("-{path}"),
+            Event::Unreadable { path } => format!("?{path}"),
         };
         let all = recorder.znodes.iter();
         all.flat_map(|(path, znode)| znode.events(path))

@@ -248,6 +248,18 @@ impl Tree {
         }
     }
 
+    /// Asks again for what may not be read: no watch tells of rights.
+    pub fn ask_again(&mut self) {
+        if self.phase != Phase::Synced {
+            return;
+        }
+        let requests = self.mirror.all_unreadable();
+        let requests = requests.filter_map(|path| self.own_request(path));
+        for request in requests.collect::<Vec<_>>() {
+            self.want(request, Again::Confirm);
+        }
+    }
+
     /// A watch fired. Paths without a place in the layout may come; they mean nothing here.
     pub fn event(&mut self, change: Change, path: &str) {
         match self.phase {
@@ -394,11 +406,11 @@ impl Tree {
             }
             (Request::List(path), Reply::Unreadable) => {
                 self.mirror.keep_below(path);
-                self.enqueue(Request::Read(Arc::clone(path)), load);
+                self.mirror.unreadable(path);
             }
             (Request::Read(path), Reply::Node { data, stat }) => self.read(path, data, stat),
             (Request::Read(path), Reply::Absent) => self.read_absent(path),
-            (Request::Read(path), Reply::Unreadable) => self.mirror.keep(path),
+            (Request::Read(path), Reply::Unreadable) => self.mirror.unreadable(path),
             _ => {}
         }
     }

@@ -63,6 +63,9 @@ const REQUEST: Duration = Duration::from_secs(5);
 /// attempt; with no ephemeral znodes to lose, a new session finds the ensemble sooner.
 const RECONNECT: Duration = Duration::from_secs(1);
 
+/// How often znodes that may not be read are tried again: no watch tells of rights.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
+
 const CONNECTION_LOST: &str = "the connection was lost";
 
 /// Runs until `stop`, then closes the session. `Err` only for what no waiting heals.
@@ -320,6 +323,7 @@ impl Watcher {
         self.give_up = None;
         // Since when there is something to publish.
         let mut gathering = None;
+        let mut ask_again = Instant::now() + ASK_AGAIN;
         loop {
             if let Some(end) = self.take_signals(link, &mut in_flight) {
                 return Ok(end);
@@ -370,6 +374,11 @@ impl Watcher {
                     } else {
                         self.answered(link, answers)
                     }
+                }
+                () = sleep_until(ask_again) => {
+                    ask_again = Instant::now() + ASK_AGAIN;
+                    self.tree.ask_again();
+                    None
                 }
                 opened = &mut *renewal => Some(End::Renewed(opened)),
             };

@@ -106,6 +106,44 @@ fn an_instance_brings_its_service_along_and_a_service_takes_its_instances_with_i
 }
 
 #[test]
+fn what_may_not_be_read_stands_and_is_told_until_it_may() {
+    let mut index = index();
+    let unreadable = |path: &str| Event::Unreadable { path: path.into() };
+    apply(
+        &mut index,
+        [
+            put("orders", "", 1, 1),
+            put("orders/i-1", "10.0.0.7:80", 2, 2),
+            put("users", "", 4, 4),
+            put("users/u-1", "10.0.1.7:80", 5, 5),
+        ],
+    );
+    let closed = ["orders/i-1", "orders/i-2", "users", "vault"];
+    assert_eq!(apply(&mut index, closed.map(unreadable)), ["vault"]);
+    assert_eq!(served(&index, "orders"), ["10.0.0.7:80 i-1"]);
+    assert_eq!(served(&index, "users"), ["10.0.1.7:80 u-1"]);
+    assert_eq!(served(&index, "vault"), [""; 0], "it exists");
+    for path in closed {
+        let told = reason(&index, &format!("/services/{path}")).unwrap();
+        assert!(
+            told.contains("permission") && told.contains("setAcl"),
+            "{told}"
+        );
+    }
+    let opened = [
+        put("orders/i-1", "10.0.0.7:80", 2, 2),
+        put("orders/i-2", "10.0.0.8:80", 3, 3),
+        put("users", "", 4, 4),
+        delete("vault"),
+    ];
+    assert_eq!(apply(&mut index, opened), ["orders", "vault"]);
+    assert!(index.view().rejected.is_empty());
+    apply(&mut index, [unreadable("orders/i-2"), delete("orders/i-2")]);
+    assert_eq!(served(&index, "orders"), ["10.0.0.7:80 i-1"]);
+    assert!(index.view().rejected.is_empty());
+}
+
+#[test]
 fn the_instance_says_where_it_comes_from() {
     let mut index = index();
     apply(&mut index, [put("orders/i-1", "10.0.0.7:80", 2, 3)]);
@@ -213,7 +251,7 @@ fn a_znode_that_turns_bad_keeps_serving_its_last_good_value() {
     assert_eq!(
         reason(&index, "/services/orders/i-1").unwrap(),
         "`garbage` has no port; write host:port or JSON; \
-         the last good registration (mzxid 4) is still served, and without a state on disk lost on a restart"
+         the last good registration (mzxid 4) is still served (over a restart too, with a state on disk)"
     );
     assert_eq!(
         apply(&mut index, [put("orders/i-1", "10.0.0.7:81", 2, 6)]),

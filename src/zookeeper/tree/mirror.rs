@@ -19,6 +19,11 @@ pub(super) struct Mirror {
     published: BTreeMap<Arc<str>, Node>,
     /// By path, the last word: a put with its content, or `None` for a removal.
     staged: BTreeMap<Arc<str>, Option<Content>>,
+    /// What exists and may not be read, by the load that it was seen in last. Some of it was published
+    /// when it could still be read.
+    unreadable: BTreeMap<Arc<str>, u32>,
+    /// Those of them that were not told yet.
+    refused: BTreeSet<Arc<str>>,
     /// Counts the loads; a node that carries an older one was not seen in this load.
     epoch: u32,
 }
@@ -59,18 +64,24 @@ impl Mirror {
     /// Starts a load: forgets what was staged, and trusts nothing that was published until it is
     /// put again.
     pub fn begin(&mut self) {
-        self.staged.clear();
+        self.discard_staged();
         self.epoch = self.epoch.wrapping_add(1);
     }
 
     pub fn discard_staged(&mut self) {
         self.staged.clear();
+        for path in std::mem::take(&mut self.refused) {
+            self.unreadable.remove(&path);
+        }
     }
 
-    /// The znode exists. Stages nothing where `version` is already published.
+    /// The znode exists. Stages nothing where `version` is already published, unless it was told to be
+    /// unreadable since.
     pub fn put(&mut self, path: &Arc<str>, version: Version, data: Bytes, stat: Stat) {
+        let told = self.unreadable.remove(path).is_some() && !self.refused.remove(path);
         if let Some(node) = self.published.get_mut(path)
             && node.version == version
+            && !told
         {
             node.epoch = self.epoch;
             self.staged.remove(path);
@@ -94,8 +105,29 @@ impl Mirror {
             gone.push(Arc::clone(path));
         }
         self.staged.remove(path);
+        for path in self.unreadable_at(path) {
+            if self.forget_unreadable(&path) {
+                gone.push(path);
+            }
+        }
         self.staged
             .extend(gone.into_iter().map(|path| (path, None)));
+    }
+
+    /// Whether it was told, so that its end has to be told too.
+    fn forget_unreadable(&mut self, path: &str) -> bool {
+        self.unreadable.remove(path).is_some() && !self.refused.remove(path)
+    }
+
+    /// The path itself, if it is unreadable, and what is so below it.
+    fn unreadable_at(&self, path: &str) -> Vec<Arc<str>> {
+        let mut at = subtree(&self.unreadable, path);
+        at.extend(
+            self.unreadable
+                .get_key_value(path)
+                .map(|(path, _)| Arc::clone(path)),
+        );
+        at
     }
 
     /// Takes a staged removal back: the znode came back before anyone heard that it was gone.
@@ -105,32 +137,62 @@ impl Mirror {
         }
     }
 
-    /// The znode exists but cannot be read: what was published of it stands.
-    pub fn keep(&mut self, path: &str) {
-        if let Some(node) = self.published.get_mut(path) {
-            node.epoch = self.epoch;
+    /// The znode exists but cannot be read: what was published of it stands. A content that was read
+    /// before, and waits to be published, goes first.
+    pub fn unreadable(&mut self, path: &Arc<str>) {
+        self.keep(path);
+        match self.staged.get(path) {
+            Some(Some(_)) => return,
+            Some(None) => drop(self.staged.remove(path)),
+            None => {}
+        }
+        if self
+            .unreadable
+            .insert(Arc::clone(path), self.epoch)
+            .is_none()
+        {
+            self.refused.insert(Arc::clone(path));
         }
     }
 
-    /// As [`Mirror::keep`], for everything below `path`.
+    /// What may not be read at present.
+    pub fn all_unreadable(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.unreadable.keys()
+    }
+
+    fn keep(&mut self, path: &str) {
+        if let Some(node) = self.published.get_mut(path) {
+            node.epoch = self.epoch;
+        }
+        if let Some(epoch) = self.unreadable.get_mut(path) {
+            *epoch = self.epoch;
+        }
+    }
+
+    /// What was published below `path` stands, as it cannot be listed.
     pub fn keep_below(&mut self, path: &str) {
-        for path in subtree(&self.published, path) {
+        let mut below = subtree(&self.published, path);
+        below.extend(subtree(&self.unreadable, path));
+        for path in below {
             self.keep(&path);
         }
     }
 
     /// Whether the tree holds `path`, as far as this epoch knows.
     pub fn holds(&self, path: &str) -> bool {
-        match self.staged.get(path) {
-            Some(staged) => staged.is_some(),
-            None => (self.published.get(path)).is_some_and(|node| node.epoch == self.epoch),
+        if let Some(staged) = self.staged.get(path) {
+            return staged.is_some();
         }
+        let published = self.published.get(path).map(|node| node.epoch);
+        let epochs = [published, self.unreadable.get(path).copied()];
+        epochs.contains(&Some(self.epoch))
     }
 
     /// What is held directly below `parent`.
     pub fn children(&self, parent: &str) -> BTreeSet<Arc<str>> {
         let mut children = direct_children(&self.published, parent);
         children.extend(direct_children(&self.staged, parent));
+        children.extend(direct_children(&self.unreadable, parent));
         children.retain(|child| self.holds(child));
         children
     }
@@ -138,6 +200,13 @@ impl Mirror {
     /// Ends a load: what was not seen in it is gone.
     pub fn sweep(&mut self) {
         let epoch = self.epoch;
+        let unseen = (self.unreadable.iter())
+            .filter(|(_, seen)| **seen != epoch)
+            .map(|(path, _)| Arc::clone(path));
+        for path in unseen.collect::<Vec<_>>() {
+            self.forget_unreadable(&path);
+            self.staged.entry(path).or_insert(None);
+        }
         let stale = self.published.iter().filter(|(_, n)| n.epoch != epoch);
         for path in stale.map(|(path, _)| path) {
             if !self.staged.contains_key(path) {
@@ -147,7 +216,7 @@ impl Mirror {
     }
 
     pub fn is_dirty(&self) -> bool {
-        !self.staged.is_empty()
+        !self.staged.is_empty() || !self.refused.is_empty()
     }
 
     /// Counts what is staged, each znode below a removed one too.
@@ -163,7 +232,8 @@ impl Mirror {
         tally
     }
 
-    /// Publishes what is staged, in the order of paths. A removal speaks for everything below it.
+    /// Publishes what is staged, in the order of paths, then what cannot be read. A removal speaks for
+    /// everything below it.
     pub fn take(&mut self) -> Vec<Event> {
         let covered: BTreeSet<Arc<str>> = (self.staged.iter())
             .filter(|(path, content)| content.is_none() && self.is_covered(path))
@@ -194,6 +264,8 @@ impl Mirror {
         } else {
             self.published.extend(put);
         }
+        let refused = std::mem::take(&mut self.refused);
+        events.extend(refused.into_iter().map(|path| Event::Unreadable { path }));
         events
     }
 
@@ -253,6 +325,7 @@ mod tests {
         let text = |event: &Event| match event {
             Event::Put { path, .. } => format!("+{path}"),
             Event::Delete { path } => format!("-{path}"),
+            Event::Unreadable { path } => format!("?{path}"),
         };
         events.iter().map(text).collect()
     }
@@ -306,11 +379,55 @@ mod tests {
     }
 
     #[test]
+    fn what_becomes_unreadable_is_told_once_and_again_when_it_can_be_read() {
+        let mut mirror = filled(&["a", "a/i"]);
+        let (known, new) = (Arc::from("a/i"), Arc::from("a/j"));
+        for round in 0..3 {
+            mirror.begin();
+            put(&mut mirror, "a", 1);
+            mirror.unreadable(&known);
+            mirror.unreadable(&new);
+            mirror.sweep();
+            let told: &[&str] = if round == 0 { &["?a/i", "?a/j"] } else { &[] };
+            assert_eq!(paths(&mirror.take()), told);
+            assert!(mirror.holds("a/i") && mirror.holds("a/j"));
+        }
+        put(&mut mirror, "a/i", 1);
+        put(&mut mirror, "a/j", 5);
+        assert_eq!(paths(&mirror.take()), ["+a/i", "+a/j"]);
+        assert_eq!(mirror.all_unreadable().count(), 0);
+    }
+
+    #[test]
+    fn what_was_unreadable_and_is_gone_is_removed() {
+        let mut mirror = filled(&["a"]);
+        for path in ["a/i", "a/j", "a/k"] {
+            mirror.unreadable(&Arc::from(path));
+        }
+        mirror.take();
+        mirror.remove("a/i");
+        assert_eq!(paths(&mirror.take()), ["-a/i"]);
+        mirror.begin();
+        put(&mut mirror, "a", 1);
+        mirror.unreadable(&Arc::from("a/k"));
+        mirror.sweep();
+        assert_eq!(paths(&mirror.take()), ["-a/j"]);
+        mirror.unreadable(&Arc::from("a/l"));
+        mirror.remove("a");
+        assert_eq!(
+            paths(&mirror.take()),
+            ["-a"],
+            "what nobody heard of needs no end"
+        );
+        assert_eq!(mirror.all_unreadable().count(), 0);
+    }
+
+    #[test]
     fn a_sweep_removes_what_the_load_did_not_see() {
         let mut mirror = filled(&["a", "a/i", "a/j", "b", "b/k"]);
         mirror.begin();
         put(&mut mirror, "a", 1);
-        mirror.keep("a/i");
+        mirror.unreadable(&Arc::from("a/i"));
         assert!(!mirror.holds("b") && mirror.holds("a/i"));
         put(&mut mirror, "c", 1);
         put(&mut mirror, "a/i", 2);

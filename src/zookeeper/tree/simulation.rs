@@ -272,6 +272,7 @@ impl World {
                     }
                     self.mirror.insert(path.to_string(), stat);
                 }
+                Event::Unreadable { path } => panic!("{path} may be read"),
                 Event::Delete { path } => {
                     let below = format!("{path}/");
                     let gone: Vec<String> = (self.mirror.keys())

@@ -41,6 +41,7 @@ fn published(tree: &mut Tree) -> (Vec<String>, bool) {
     let text = |event: &Event| match event {
         Event::Put { path, stat, .. } => format!("+{path}@{}", stat.mzxid),
         Event::Delete { path } => format!("-{path}"),
+        Event::Unreadable { path } => format!("?{path}"),
     };
     (batch.events.iter().map(text).collect(), batch.complete)
 }
@@ -253,12 +254,35 @@ fn what_cannot_be_read_stays_as_it_was() {
     ];
     answer(&mut tree, lists);
     let reads = vec![
-        (read("orders"), Reply::Unreadable),
         (read("users"), node(8)),
         (read("users/u-1"), Reply::Unreadable),
     ];
     answer(&mut tree, reads);
-    assert_eq!(published(&mut tree), (vec!["+users@8".into()], true));
+    let told = ["+users@8", "?orders", "?users/u-1"].map(String::from);
+    assert_eq!(published(&mut tree), (told.to_vec(), true));
+
+    // It is told once, and again when it may be read.
+    tree.ask_again();
+    let lists = vec![
+        (list("orders"), names(&["i-1", "i-9"])),
+        (read("users/u-1"), Reply::Unreadable),
+    ];
+    answer(&mut tree, lists);
+    answer(
+        &mut tree,
+        vec![
+            (read("orders"), node(1)),
+            (read("orders/i-9"), node(9)),
+            (read("orders/i-2"), Reply::Absent),
+        ],
+    );
+    let told = ["+orders@1", "-orders/i-2", "+orders/i-9@9"].map(String::from);
+    assert_eq!(published(&mut tree), (told.to_vec(), false));
+    tree.ask_again();
+    answer(&mut tree, vec![(read("users/u-1"), node(10))]);
+    assert_eq!(published(&mut tree).0, ["+users/u-1@10"]);
+    tree.ask_again();
+    answer(&mut tree, vec![]);
 }
 
 #[test]
