@@ -16,7 +16,7 @@ use meshkeeper::{
     },
     model::{Health, Instance, Instances, Origin, Service, Source, Weight},
     readiness::Readiness,
-    registry::{Mirrored, Picture, Rejected, View, guard::Holds},
+    registry::{Mirrored, Picture, Rejected, View},
     resource::{Edition, Resource, ResourceType, Version},
     telemetry,
     xds::status::{ClientStatus, State, TypeStatus},
@@ -144,6 +144,7 @@ fn picture() -> Picture {
         rejected: [("/services/orders/bad".to_owned(), rejected)]
             .into_iter()
             .collect(),
+        ..View::default()
     };
     Picture {
         services,
@@ -151,7 +152,6 @@ fn picture() -> Picture {
             name: "main".into(),
             view,
             loaded: true,
-            holds: Holds::default(),
             restored: None,
         }]
         .into(),
@@ -325,6 +325,38 @@ async fn nothing_but_reading_is_allowed() {
     }
     let (status, body) = admin.ask("HEAD /livez HTTP/1.1\r\nhost: x\r\n\r\n").await;
     assert_eq!((status, body.as_str()), (200, ""));
+}
+
+#[tokio::test]
+async fn what_is_held_is_released_by_programs_of_this_machine_and_by_no_page() {
+    let admin = Admin::start().await;
+    let (status, holds) = admin.json("/api/v1/holds").await;
+    assert_eq!(
+        (status, &holds[0]["registry"], &holds[0]["held"]),
+        (200, &json!("main"), &json!(0))
+    );
+    let host = admin.address;
+    let release = async |query: &str, more: &str| {
+        let request =
+            format!("POST /api/v1/release{query} HTTP/1.1\r\n{more}content-length: 0\r\n\r\n");
+        admin.ask(&request).await
+    };
+    let here = format!("host: {host}\r\n");
+    // The server of this test has nobody who would do it.
+    assert_eq!(release("", &here).await.0, 503);
+    assert_eq!(release("?registry=main", &here).await.0, 503);
+    for (query, more, status) in [
+        ("?registry=none", here.clone(), 404),
+        ("?service=orders", here.clone(), 404),
+        ("?nonsense=1", here.clone(), 400),
+        ("", format!("{here}origin: http://{host}\r\n"), 403),
+        ("", "host: evil.example\r\n".to_owned(), 403),
+    ] {
+        let (told, body) = release(query, &more).await;
+        assert_eq!(told, status, "{query} {more}: {body}");
+        assert!(body.contains("remedy"), "{body}");
+    }
+    assert_eq!(admin.get("/api/v1/release").await.0, 405);
 }
 
 /// Reads until the server ends the connection.

@@ -327,7 +327,7 @@ async fn services_and_clients_of_a_server_are_listed() {
     assert_eq!(lines.len(), 3, "{lines:?}");
     assert_eq!(
         lines[1],
-        "orders    10.0.0.7:8080  30      a     healthy  /services/orders/i-1"
+        "orders    10.0.0.7:8080  30      a     healthy  registered  /services/orders/i-1"
     );
     let none = ask(admin.address, &["services", "nobody", "-o", "json"]).await;
     none.says(1, &["no such service: `nobody`", "`meshkeeper services`"]);

@@ -29,7 +29,7 @@ use crate::support::{
 async fn a_spring_boot_application_is_called_while_it_is_up() {
     let zookeeper = ZooKeeper::start();
     let settings = [
-        "spring.cloud.zookeeper.discovery.instance-host=127.0.0.1",
+        "spring.cloud.zookeeper.discovery.instance-host=localhost",
         "spring.cloud.zookeeper.discovery.metadata.weight=20",
         "spring.cloud.zookeeper.discovery.metadata.zone=eu-1a",
         "spring.cloud.zookeeper.discovery.metadata.version=2.3.1",
@@ -48,6 +48,7 @@ async fn a_spring_boot_application_is_called_while_it_is_up() {
     shop.ready().await;
     answered("an answer through the sidecar", StatusCode::OK).await;
     assert_eq!(answer().await.1, "this is shop");
+    // It registered a host name, which may have several addresses.
     let shown = instances(&server, "shop").await;
     let shown = shown.iter().find(|i| i["address"] == "127.0.0.1").unwrap();
     assert_eq!(

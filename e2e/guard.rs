@@ -191,7 +191,7 @@ async fn sessions_that_expire_all_at_once_take_no_endpoint_along() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_root_that_is_deleted_leaves_most_of_a_service_until_an_operator_lets_it_go() {
+async fn a_root_that_is_deleted_takes_no_endpoint_along_until_an_operator_lets_it_go() {
     let rig = Rig::start("root", "").await;
     let tree = Tree::connect(&rig.zookeeper).await;
     for at in 0..20 {
@@ -199,10 +199,9 @@ async fn a_root_that_is_deleted_leaves_most_of_a_service_until_an_operator_lets_
     }
     tree.delete_service("orders").await;
     tree.delete_root().await;
-    // Thirty percent of the registry may go before the rest is held.
-    rig.held(14).await;
-    rig.hosts(14).await;
-    assert_eq!(in_state(&rig.server, "held").await, 14);
+    rig.held(20).await;
+    rig.hosts(20).await;
+    assert_eq!(in_state(&rig.server, "held").await, 20);
 
     let admin = rig.server.admin;
     let post = |more: &str| {
@@ -210,17 +209,20 @@ async fn a_root_that_is_deleted_leaves_most_of_a_service_until_an_operator_lets_
     };
     let refused = exchange(admin, &post("origin: http://evil.example\r\n")).await;
     assert!(refused.contains(" 403 "), "{refused}");
-    rig.held(14).await;
+    rig.held(20).await;
 
-    let told = rig.server.command(&["release", "nothing"]).await;
-    assert!(!told.status.success());
-    let listed = rig.server.command(&["holds"]).await;
-    assert_eq!(String::from_utf8_lossy(&listed.stdout).lines().count(), 15);
+    assert_eq!(rig.server.command(&["release", "nothing"]).await.0, Some(1));
+    let (_, listed) = rig.server.command(&["holds"]).await;
+    assert_eq!(listed.lines().count(), 21, "{listed}");
     let told = rig.server.command(&["release", "orders"]).await;
-    assert_eq!(
-        String::from_utf8_lossy(&told.stdout),
-        "14 instances are released\n"
-    );
+    assert_eq!(told, (Some(0), "20 instances are released\n".to_owned()));
+    let (_, why) = rig
+        .server
+        .command(&["explain", "/services/orders/i7"])
+        .await;
+    for part in ["held", "an operator let it go"] {
+        assert!(why.contains(part), "{part}: {why}");
+    }
     rig.held(0).await;
     rig.hosts(0).await;
 }
@@ -244,7 +246,11 @@ async fn an_ensemble_that_lost_its_data_takes_no_endpoint_along() {
     let tree = Tree::connect(&rig.zookeeper).await;
     register(&tree, &rig.backends[..7]).await;
     rig.held(13).await;
-    register(&tree, &rig.backends[7..]).await;
+    for (at, backend) in rig.backends.iter().enumerate().skip(7) {
+        let data = backend.address.to_string();
+        tree.write_persistent("orders", &format!("i{at}"), data.as_bytes())
+            .await;
+    }
     rig.held(0).await;
     assert_eq!(rig.server.addresses("orders").await.len(), 20);
     assert_eq!(rig.envoy.hosts("orders").await.len(), 20);
@@ -269,7 +275,7 @@ async fn a_server_that_is_killed_while_it_holds_goes_on_holding_without_zookeepe
     register(&tree, &rig.backends[..5]).await;
     rig.held(15).await;
     let traffic = Traffic::start(rig.envoy.outbound, "orders");
-    written(&rig.server, 15).await;
+    written(&rig, 15).await;
     rig.server.kill().await;
     rig.zookeeper.kill();
 
@@ -312,9 +318,9 @@ async fn a_server_that_is_killed_while_it_holds_goes_on_holding_without_zookeepe
 }
 
 /// Until the file has so many held instances.
-async fn written(server: &MeshKeeper, held: usize) {
-    let identity = identity(&server.zookeeper);
-    let directory = server.folder().join("state");
+async fn written(rig: &Rig, held: usize) {
+    let identity = identity(&rig.zookeeper.connect());
+    let directory = rig.server.folder().join("state");
     until("the state is written", async || {
         let restored = meshkeeper::state::read(&directory, &identity).ok()??;
         let sum: usize = restored.held.iter().map(|service| service.held.len()).sum();

@@ -39,13 +39,6 @@ impl Both {
     }
 }
 
-/// The exit status of a command and what it prints.
-async fn said(server: &MeshKeeper, arguments: &[&str]) -> (Option<i32>, String) {
-    let output = server.command(arguments).await;
-    let page = String::from_utf8_lossy(&output.stdout).into_owned();
-    (output.status.code(), page)
-}
-
 async fn until_addresses(server: &MeshKeeper, service: &str, expected: &[&str]) {
     let seen = async || (server.addresses(service).await == expected).then_some(());
     until(&format!("{service} at {expected:?}"), seen).await;
@@ -249,15 +242,15 @@ async fn an_operator_is_told_why_and_who_has_it() {
         )
         .await;
     let heavier = async || {
-        let (_, page) = said(&server, &["explain", "/services/orders/i-1"]).await;
+        let (_, page) = server.command(&["explain", "/services/orders/i-1"]).await;
         page.contains("weight 100 → 7").then_some(page)
     };
     until("the journal has the change", heavier).await;
-    let (status, page) = said(&server, &["explain", "/services/orders/bad"]).await;
+    let (status, page) = server.command(&["explain", "/services/orders/bad"]).await;
     assert_eq!(status, Some(0));
     assert!(page.contains("has no port"), "{page}");
 
-    let (status, page) = said(&server, &["compare", "old", "new"]).await;
+    let (status, page) = server.command(&["compare", "old", "new"]).await;
     assert_eq!(status, Some(1));
     assert!(page.contains("10.0.0.2:80 only in old"), "{page}");
     assert!(page.contains("10.0.0.1:80 differs in weight"), "{page}");
@@ -270,7 +263,7 @@ async fn an_operator_is_told_why_and_who_has_it() {
         )
         .await;
     let equal = async || {
-        let (status, page) = said(&server, &["compare", "old", "new"]).await;
+        let (status, page) = server.command(&["compare", "old", "new"]).await;
         (status == Some(0)).then_some(page)
     };
     let page = until("the two are equal", equal).await;

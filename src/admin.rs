@@ -102,10 +102,10 @@ fn router(sources: Sources) -> Router {
         .route("/api/v1/rejected", get(api::rejected))
         .route("/api/v1/clients", get(api::clients))
         .route("/api/v1/config", get(api::config))
-        .route("/api/v1/explain", get(explain::explain))
-        .route("/api/v1/compare", get(explain::compare))
         .route("/api/v1/holds", get(holds::holds))
         .route(RELEASE, post(holds::release))
+        .route("/api/v1/explain", get(explain::explain))
+        .route("/api/v1/compare", get(explain::compare))
         .fallback(api::not_found)
         .with_state(sources)
 }

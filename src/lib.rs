@@ -3,7 +3,7 @@
 //! ```text
 //! zookeeper ──Event──▶ registry ──Change──▶ publish ──▶ translate ──Resource──▶ snapshot ──▶ xds ──▶ Envoy · gRPC
 //!    I/O                 pure                async         pure                   value        pure + thin I/O
-//! beside it: config (in, at start) · metrics, readiness, tracing (out) · admin (reads only)
+//! beside it: config (in, at start) · metrics, readiness, tracing (out) · admin (reads; releases holds)
 //! ```
 //!
 //! What never happens here:

@@ -231,7 +231,7 @@ impl Publisher {
 
     fn obey(&mut self, order: Order) {
         let (registry, service) = (order.registry.as_deref(), order.service.as_deref());
-        let (released, changes) = self.catalog.release(registry, service);
+        let (released, changes) = self.catalog.release(registry, service, now());
         self.publish_now(changes);
         // Whoever asked may have gone.
         let _ = order.done.send(released);

@@ -9,6 +9,7 @@
 //! Invariant: after every [`Batch`] the [`View`] equals what the znodes named so far decode to;
 //! a znode that does not decode is in `rejected` and harms no neighbour. A znode that decoded once
 //! keeps serving that last good value until it is deleted or the process ends.
+//! What of it may be published is the [`guard`]'s to say.
 
 pub mod catalog;
 pub mod format;
@@ -117,6 +118,8 @@ pub struct View {
     pub services: OrdMap<Arc<str>, Arc<Service>>,
     /// By full path.
     pub rejected: OrdMap<String, Rejected>,
+    /// What of the services is gone, and held.
+    pub holds: guard::Holds,
 }
 
 /// How much a registry holds.

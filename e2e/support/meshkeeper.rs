@@ -1,10 +1,6 @@
 //! The built binary as a process, so that it can be killed like one.
 
-use std::{
-    net::SocketAddr,
-    path::Path,
-    process::{Output, Stdio},
-};
+use std::{net::SocketAddr, path::Path, process::Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -20,8 +16,6 @@ pub struct MeshKeeper {
     child: Child,
     folder: TempDir,
     http: Http,
-    /// The connect string that it was given.
-    pub zookeeper: String,
     pub xds: SocketAddr,
     pub admin: SocketAddr,
     /// Where the sidecars of this server listen.
@@ -52,7 +46,7 @@ impl MeshKeeper {
 
     /// Ready, with further keys of the registry (`format: dubbo, root: /dubbo`).
     pub async fn start_registry(zookeeper: &str, keys: &str) -> Self {
-        let server = Self::spawn_keys(zookeeper, keys, "", "", "");
+        let server = Self::spawn_all(&registry(zookeeper, keys), "", "", "");
         server.ready().await;
         server
     }
@@ -77,22 +71,7 @@ impl MeshKeeper {
     }
 
     fn spawn_with(zookeeper: &str, xds_keys: &str, mesh_keys: &str, sections: &str) -> Self {
-        Self::spawn_keys(zookeeper, "", xds_keys, mesh_keys, sections)
-    }
-
-    fn spawn_keys(
-        zookeeper: &str,
-        keys: &str,
-        xds_keys: &str,
-        mesh_keys: &str,
-        sections: &str,
-    ) -> Self {
-        let registry =
-            format!("{{name: main, connect: \"{zookeeper}\", sessionTimeout: 4s, {keys}}}");
-        Self {
-            zookeeper: zookeeper.to_owned(),
-            ..Self::spawn_all(&registry, xds_keys, mesh_keys, sections)
-        }
+        Self::spawn_all(&registry(zookeeper, ""), xds_keys, mesh_keys, sections)
     }
 
     /// Started and not waited for, on a machine whose hosts file is [`MeshKeeper::set_hosts`]'s.
@@ -134,7 +113,6 @@ impl MeshKeeper {
             child,
             folder,
             http: Http::new(),
-            zookeeper: String::new(),
             xds,
             admin,
             outbound,
@@ -213,18 +191,20 @@ impl MeshKeeper {
         self.folder.path()
     }
 
-    /// Runs a command of the same binary that asks this server.
-    pub async fn command(&self, arguments: &[&str]) -> Output {
-        let command = Command::new(env!("CARGO_BIN_EXE_meshkeeper"))
-            .args(arguments)
-            .args(["--admin", &self.admin.to_string()])
-            .output();
-        command.await.unwrap()
-    }
-
     /// A page of the admin port, once it is 200.
     pub async fn page(&self, path: &str) -> String {
         until(path, async || self.http.text(self.admin, path).await).await
+    }
+
+    /// What a command says of this server: exit status and standard output.
+    pub async fn command(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_meshkeeper"))
+            .args(arguments)
+            .args(["--admin", &self.admin.to_string()])
+            .output();
+        let output = output.await.unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code(), said)
     }
 
     pub async fn api(&self, path: &str) -> Value {
@@ -251,6 +231,11 @@ impl MeshKeeper {
         let address = |i: &Value| format!("{}:{}", i["address"].as_str().unwrap(), i["port"]);
         instances.iter().map(address).collect()
     }
+}
+
+/// The one registry, with further keys.
+fn registry(zookeeper: &str, keys: &str) -> String {
+    format!("{{name: main, connect: \"{zookeeper}\", sessionTimeout: 4s, {keys}}}")
 }
 
 fn serve(folder: &TempDir) -> Child {

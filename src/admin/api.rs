@@ -211,7 +211,7 @@ pub(super) struct InstanceView<'a> {
     weight: Weight,
     zone: Option<&'a str>,
     pub health: String,
-    pub state: &'static str,
+    state: &'static str,
     metadata: &'a Metadata,
     priority: u8,
     registry: &'a str,
@@ -266,7 +266,15 @@ pub(super) fn state(service: &Service, instance: &Instance, picture: &Picture) -
     let registry = &*instance.origin.source.registry;
     let mut registries = picture.registries.iter();
     match registries.find(|mirrored| *mirrored.name == *registry) {
-        Some(of) if of.holds.get(&service.name, instance.socket()).is_some() => "held",
+        Some(of)
+            if of
+                .view
+                .holds
+                .get(&service.name, instance.socket())
+                .is_some() =>
+        {
+            "held"
+        }
         Some(of) if of.restored.is_some() => "restored",
         _ => "registered",
     }

@@ -446,7 +446,9 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::registry::{Batch, Catalog, Config, Event, FormatChoice, Layout, Shape, Stat};
+    use crate::registry::{
+        Batch, Catalog, Config, Event, FormatChoice, Layout, Shape, Stat, guard,
+    };
 
     fn catalog() -> Catalog {
         let config = |name: &str, priority| Config {
@@ -461,7 +463,7 @@ mod tests {
         };
         Catalog::new(
             vec![config("old", 1), config("new", 0)],
-            &crate::registry::guard::Config::default(),
+            &guard::Config::default(),
         )
     }
 

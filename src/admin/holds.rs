@@ -127,7 +127,7 @@ fn check(picture: &Picture, registry: Option<&str>, service: Option<&str>) -> Re
         ));
     }
     match service {
-        Some(name) if !registries.any(|of| of.holds.services.contains_key(name)) => {
+        Some(name) if !registries.any(|of| of.view.holds.services.contains_key(name)) => {
             missing(format!("nothing is held of `{name}`"))
         }
         _ => Ok(()),
@@ -163,7 +163,7 @@ struct HeldView<'a> {
 
 impl<'a> RegistryView<'a> {
     fn of(mirrored: &'a Mirrored) -> Self {
-        let holds = &mirrored.holds;
+        let holds = &mirrored.view.holds;
         Self {
             registry: &mirrored.name,
             since: holds.trip.map(|trip| day(trip.since)),

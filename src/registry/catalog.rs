@@ -16,7 +16,7 @@ use imbl::{OrdMap, OrdSet};
 
 use super::{
     Batch, Changes, Config, Former, Guarded, Rejected, Resolution, Restored, View,
-    guard::{self, Holds, Notice},
+    guard::{self, Notice},
     journal::{Cause, Journal, What},
     reason::{Reason, quoted_path},
 };
@@ -53,8 +53,6 @@ pub struct Mirrored {
     pub view: View,
     /// Whether its whole tree was seen once, or what was restored is served.
     pub loaded: bool,
-    /// What is served though it is gone.
-    pub holds: Holds,
     /// Until the tree was seen, where there is a state of a former process.
     pub restored: Option<Restored>,
 }
@@ -124,25 +122,35 @@ impl Catalog {
 
     /// Serves what was restored of the registries that were not seen yet; their places.
     pub fn serve_restored(&mut self) -> Vec<usize> {
-        let restored =
-            |(at, registry): (usize, &mut Guarded)| registry.serve_restored().then_some(at);
-        self.registries
-            .iter_mut()
-            .enumerate()
-            .filter_map(restored)
-            .collect()
+        let mut served = Vec::new();
+        for (at, registry) in self.registries.iter_mut().enumerate() {
+            if registry.serve_restored() {
+                served.push(at);
+            }
+        }
+        served
     }
 
     /// Lets go what is held of a service, or of all, in one registry or in all; with how many instances that
     /// were.
-    pub fn release(&mut self, registry: Option<&str>, service: Option<&str>) -> (usize, Changes) {
+    pub fn release(
+        &mut self,
+        registry: Option<&str>,
+        service: Option<&str>,
+        now: i64,
+    ) -> (usize, Changes) {
         let (mut released, mut all) = (0, Changes::new());
-        for of in &mut self.registries {
-            if registry.is_none_or(|name| *of.name() == *name) {
-                let (count, changes) = of.release(service);
-                released += count;
-                join(&mut all, changes);
+        for at in 0..self.registries.len() {
+            let is_meant = |of: &Guarded| registry.is_none_or(|name| *of.name() == *name);
+            if !self.registries.get(at).is_some_and(is_meant) {
+                continue;
             }
+            let changes = self.change(at, now, Cause::Operator, |registry| {
+                let (count, changes) = registry.release(service);
+                released += count;
+                changes
+            });
+            join(&mut all, changes);
         }
         (released, self.merge(all))
     }
@@ -223,7 +231,6 @@ impl Catalog {
             name: registry.name(),
             view: registry.view(),
             loaded: registry.loaded(),
-            holds: registry.holds().clone(),
             restored: registry.restored(),
         };
         Picture {

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Only instances that took requests count: one that was drained, unhealthy or disabled before it went is no
-//! loss. What is lost before a share is reached goes; everything of the batch that reaches it, and what goes
-//! while the hold lasts, is held. It refuses to know znodes and clocks: time is an argument, in milliseconds,
+//! loss. What is lost before a share is reached goes; once it is reached, all that the window lost is held, and
+//! what goes while the hold lasts. It refuses to know znodes and clocks: time is an argument, in milliseconds,
 //! and should not jump.
 //!
 //! Invariants: a registered instance is always published as it is registered; what is published beside
@@ -21,6 +21,7 @@
 
 mod hold;
 mod level;
+mod loss;
 mod moves;
 mod notice;
 #[cfg(test)]
@@ -29,7 +30,7 @@ mod properties;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -39,6 +40,7 @@ use imbl::OrdMap;
 use self::{
     hold::overlaid,
     level::Level,
+    loss::Gone,
     moves::{Moves, moves},
 };
 pub use self::{
@@ -46,7 +48,7 @@ pub use self::{
     notice::{Ending, Notice, Scope},
 };
 use super::Changes;
-use crate::model::{Health, Instance, Service, Socket, Touched};
+use crate::model::{Instance, Service, Socket, Touched};
 
 /// Milliseconds since the epoch.
 pub type Time = i64;
@@ -105,6 +107,8 @@ pub struct Guard {
     levels: BTreeMap<Arc<str>, Level>,
     total: Level,
     holds: Holds,
+    /// What went within the window and was let go, the oldest first.
+    recent: VecDeque<Gone>,
     /// Numbers what is held in the order in which it went.
     turn: u64,
     notices: Vec<Notice>,
@@ -119,6 +123,7 @@ impl Guard {
             levels: BTreeMap::new(),
             total: Level::default(),
             holds: Holds::default(),
+            recent: VecDeque::new(),
             turn: 0,
             notices: Vec::new(),
         }
@@ -265,6 +270,9 @@ impl Guard {
         }
         self.total.turn(turned);
         self.total.change(now, from, by);
+        while self.recent.front().is_some_and(|gone| gone.at < from) {
+            self.recent.pop_front();
+        }
         self.forget(from);
     }
 
@@ -291,122 +299,9 @@ impl Guard {
         }
     }
 
-    fn hold(
-        &mut self,
-        before: &Services,
-        moves: &mut BTreeMap<Arc<str>, Moves>,
-        now: Time,
-        cause: Cause,
-    ) {
-        if moves.values().all(|moved| moved.lost.is_empty()) {
-            return;
-        }
-        let emptied = cause.whole && self.total.present() == 0;
-        let since = cause.known.filter(|_| !emptied).unwrap_or(now);
-        if since <= self.over(now) {
-            return;
-        }
-        let share = self.config.registry_share;
-        let trips = self.holds.trip.is_none() && (emptied || self.trips(&self.total, share));
-        if trips {
-            let target = self.total.peak();
-            self.holds.trip = Some(Trip { since, target });
-        }
-        let held_before = self.holds.held();
-        for (name, moved) in moves {
-            let lost = std::mem::take(&mut moved.lost);
-            if let Some(service) = before.get(name).filter(|_| !lost.is_empty()) {
-                self.hold_service(service, lost, now, since);
-            }
-        }
-        let held = self.holds.held() - held_before;
-        if trips && held == 0 {
-            self.holds.trip = None;
-        } else if trips {
-            self.tripped(Scope::Registry, &self.total.clone(), held);
-        }
-    }
-
-    fn hold_service(
-        &mut self,
-        service: &Arc<Service>,
-        lost: Vec<Arc<Instance>>,
-        now: Time,
-        since: Time,
-    ) {
-        let name = &service.name;
-        let level = self.levels.get(name).cloned().unwrap_or_default();
-        let hold = self.holds.services.get(name);
-        // After its time a hold lets go what it has, and takes nothing more.
-        let open = hold.is_some_and(|hold| hold.since > self.over(now));
-        let whole = self.holds.trip.is_some();
-        if !whole && !open && !self.trips(&level, self.config.service_share) {
-            return;
-        }
-        // One for one, what came on other addresses stands for what went.
-        let (target, already) = hold.map_or((0, 0), |hold| (hold.target, hold.held.len()));
-        let target = target.max(level.peak());
-        let room = target.saturating_sub(level.present() + already);
-        let held = lost.len().min(room);
-        for instance in lost.into_iter().take(held) {
-            self.keep(service, target, instance, since);
-        }
-        if !whole && !open && held > 0 {
-            self.tripped(Scope::Service(Arc::clone(name)), &level, held);
-        }
-    }
-
     /// What went then or before is held no more.
     fn over(&self, now: Time) -> Time {
         now.saturating_sub(millis(self.config.hold_for))
-    }
-
-    #[allow(clippy::cast_precision_loss)]
-    fn trips(&self, level: &Level, share: f64) -> bool {
-        let (peak, loss) = (level.peak(), level.loss());
-        loss > 0 && loss >= self.config.minimum && loss as f64 > share * peak as f64
-    }
-
-    fn tripped(&mut self, scope: Scope, level: &Level, held: usize) {
-        self.notices.push(Notice::Tripped {
-            scope,
-            peak: level.peak(),
-            present: level.present(),
-            held,
-        });
-    }
-
-    fn keep(
-        &mut self,
-        service: &Arc<Service>,
-        target: usize,
-        mut instance: Arc<Instance>,
-        since: Time,
-    ) {
-        if self.config.degraded {
-            Arc::make_mut(&mut instance).health = Health::Degraded;
-        }
-        self.turn += 1;
-        let turn = self.turn;
-        let held = Held {
-            instance,
-            since,
-            turn,
-        };
-        self.holds.insert(service, target, held);
-    }
-
-    /// Holds no more of a service than it lacks: what came on other addresses stands for what went last.
-    fn limit(&mut self, moves: &mut BTreeMap<Arc<str>, Moves>) {
-        for (name, moved) in moves {
-            let present = self.levels.get(name).map_or(0, Level::present);
-            while let Some(hold) = self.holds.services.get(name)
-                && hold.held.len() > hold.target.saturating_sub(present)
-                && let Some(socket) = self.holds.pop_latest(name)
-            {
-                moved.sockets.insert(socket);
-            }
-        }
     }
 
     /// Takes leave of the holds that are empty now, and of the registry's.
@@ -444,6 +339,8 @@ impl Guard {
         let emptied: BTreeSet<_> = self.holds.take_emptied().into_iter().collect();
         let mut removed = 0;
         let mut moves = BTreeMap::new();
+        self.recent
+            .retain(|gone| !ended.contains_key(&gone.service.name));
         for (name, sockets) in ended {
             removed += sockets.len();
             if let Some(level) = self.levels.get_mut(&name) {

@@ -131,6 +131,7 @@ impl Guarded {
     pub fn view(&self) -> View {
         View {
             services: self.guard.published().clone(),
+            holds: self.guard.holds().clone(),
             ..self.index.view()
         }
     }

@@ -42,6 +42,16 @@ pub enum What {
     },
     /// A service appeared or went.
     Service { name: Arc<str>, there: bool },
+    /// An instance went and stays served, since too many went with it.
+    Held {
+        service: Arc<str>,
+        instance: Arc<Instance>,
+    },
+    /// One that was held is registered again.
+    Returned {
+        service: Arc<str>,
+        instance: Arc<Instance>,
+    },
     /// A znode, by its full path, cannot be served as it stands.
     Rejected { path: String, rejected: Rejected },
     /// The guard began or ended to hold a removal back.
@@ -59,6 +69,10 @@ pub enum Cause {
     Time,
     /// A host name resolves to other addresses.
     Resolution,
+    /// It was gone before and held, until somebody said that it may go.
+    Operator,
+    /// It was gone before and held, until as many were there again or its time was over.
+    Hold,
 }
 
 impl Journal {
@@ -86,6 +100,18 @@ impl Journal {
         (before, after): (&View, &View),
         changes: &Changes,
     ) {
+        for (service, held) in after.holds.since(&before.holds) {
+            let instance = Arc::clone(&held.instance);
+            self.record(at, registry, What::Held { service, instance });
+        }
+        for (service, held) in before.holds.since(&after.holds) {
+            let published = after.services.get(&service);
+            let instance = published.and_then(|s| s.instances.get(held.instance.socket()));
+            if let Some(instance) = instance.map(Arc::clone) {
+                self.record(at, registry, What::Returned { service, instance });
+            }
+        }
+        let holds = &before.holds;
         for (name, touched) in changes {
             let services = [before, after].map(|view| view.services.get(name));
             if let [was, is] = services.map(|service| service.is_some())
@@ -105,6 +131,12 @@ impl Journal {
                     continue;
                 }
                 let service = Arc::clone(name);
+                let held = holds.get(name, socket).is_some() && after.is_none();
+                let cause = match cause {
+                    Cause::Operator => cause,
+                    _ if held => Cause::Hold,
+                    _ => cause,
+                };
                 let what = What::Instance {
                     service,
                     before,
@@ -141,15 +173,19 @@ impl What {
             Self::Instance { .. } => "changed",
             Self::Service { there: true, .. } => "appeared",
             Self::Service { there: false, .. } => "gone",
+            Self::Held { .. } => "held",
+            Self::Returned { .. } => "returned",
             Self::Rejected { .. } => "rejected",
-            Self::Guard(Notice::Tripped { .. }) => "held",
-            Self::Guard(Notice::Ended { .. }) => "released",
+            Self::Guard(Notice::Tripped { .. }) => "tripped",
+            Self::Guard(Notice::Ended { .. }) => "hold ended",
         }
     }
 
     pub fn service(&self) -> Option<&Arc<str>> {
         match self {
-            Self::Instance { service, .. } => Some(service),
+            Self::Instance { service, .. }
+            | Self::Held { service, .. }
+            | Self::Returned { service, .. } => Some(service),
             Self::Service { name, .. } => Some(name),
             Self::Guard(notice) => match notice.scope() {
                 Scope::Service(name) => Some(name),
@@ -162,6 +198,7 @@ impl What {
     pub fn instance(&self) -> Option<&Arc<Instance>> {
         match self {
             Self::Instance { before, after, .. } => after.as_ref().or(before.as_ref()),
+            Self::Held { instance, .. } | Self::Returned { instance, .. } => Some(instance),
             _ => None,
         }
     }
@@ -180,6 +217,12 @@ impl What {
             Self::Loaded { services } => format!("the registry was read: {services} services"),
             Self::Service { there: true, .. } => "its znode, or an instance of it, appeared".into(),
             Self::Service { there: false, .. } => "nothing of it is there any more".into(),
+            Self::Held { instance, .. } => {
+                removed(instance, Cause::Watch) + "; too many went with it, so it stays served"
+            }
+            Self::Returned { instance, .. } => {
+                registered(instance, Cause::Watch) + "; it is held no more"
+            }
             Self::Rejected { rejected, .. } => rejected.reason.clone(),
             Self::Guard(notice) => guarded(notice),
             Self::Instance {
@@ -237,6 +280,8 @@ fn removed(old: &Instance, cause: Cause) -> String {
         Cause::Watch | Cause::Time => gone,
         Cause::Resolution => "its host name does not resolve to this address any more".to_owned(),
         Cause::Comparison => gone + found(cause),
+        Cause::Operator => gone + "; it was held, and an operator let it go",
+        Cause::Hold => gone + "; it was held, and the hold is over",
     }
 }
 
@@ -244,7 +289,7 @@ fn found(cause: Cause) -> &'static str {
     match cause {
         Cause::Comparison => "; found by comparing all with ZooKeeper",
         Cause::Resolution => "; its host name resolves to this address now",
-        Cause::Watch | Cause::Time => "",
+        Cause::Watch | Cause::Time | Cause::Operator | Cause::Hold => "",
     }
 }
 
@@ -308,6 +353,9 @@ impl Entry {
             }
             Subject::Znode(path) => match &self.what {
                 What::Rejected { path: of, .. } => of == path,
+                What::Held { instance, .. } | What::Returned { instance, .. } => {
+                    instance.origin.path() == **path
+                }
                 What::Instance { before, after, .. } => {
                     let mut both = before.iter().chain(after);
                     both.any(|instance| instance.origin.path() == **path)
@@ -341,7 +389,10 @@ impl<'a> Subject<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Metadata, Origin, Weight};
+    use crate::{
+        model::{Metadata, Origin, Weight},
+        registry::guard::{self, Guard},
+    };
 
     fn instance(weight: u32, session: i64) -> Arc<Instance> {
         Arc::new(Instance {
@@ -413,6 +464,46 @@ mod tests {
             [("changed", "weight 100 → 300 (mzxid 8)".to_owned())]
         );
         assert!(told(&one, &one, Cause::Watch).is_empty());
+    }
+
+    #[test]
+    fn what_is_held_is_told_with_how_it_ended() {
+        let mut guard = Guard::new(guard::Config {
+            minimum: 1,
+            ..guard::Config::default()
+        });
+        let mut journal = Journal::default();
+        let mut before = View::default();
+        let mut step = |guard: &mut Guard, mirrored: &View, cause| {
+            let changes = if cause == Cause::Operator {
+                guard.release(None)
+            } else {
+                let touched = Changes::from([("orders".into(), Touched::All)]);
+                guard.apply(&mirrored.services, touched, 0, guard::Cause::default())
+            };
+            let after = View {
+                services: guard.published().clone(),
+                holds: guard.holds().clone(),
+                ..View::default()
+            };
+            journal.follow(0, &"main".into(), cause, (&before, &after), &changes);
+            before = after;
+            let last = journal.entries().next_back().unwrap();
+            (last.what.verb(), last.what.why())
+        };
+        let (all, none) = (view(&[instance(1, 0)]), view(&[]));
+        step(&mut guard, &all, Cause::Watch);
+        let (verb, why) = step(&mut guard, &none, Cause::Watch);
+        assert_eq!(verb, "held");
+        assert!(
+            why.ends_with("too many went with it, so it stays served"),
+            "{why}"
+        );
+        assert_eq!(step(&mut guard, &all, Cause::Watch).0, "returned");
+        step(&mut guard, &none, Cause::Watch);
+        let (verb, why) = step(&mut guard, &none, Cause::Operator);
+        assert_eq!(verb, "removed");
+        assert!(why.ends_with("an operator let it go"), "{why}");
     }
 
     #[test]

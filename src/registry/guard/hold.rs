@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use imbl::{OrdMap, OrdSet};
+use imbl::{OrdMap, OrdSet, ordmap::DiffItem};
 
 use super::Time;
 use crate::model::{Instance, Instances, Service, Socket};
@@ -76,6 +76,18 @@ impl Holds {
     /// Whether they are one picture, which costs nothing to tell.
     pub fn is_same(&self, other: &Self) -> bool {
         self.order.ptr_eq(&other.order) && self.trip == other.trip
+    }
+
+    /// What is held that was not before, by service. It costs about what differs.
+    pub fn since<'h>(&'h self, before: &'h Self) -> impl Iterator<Item = (Arc<str>, &'h Held)> {
+        let added = |item| match item {
+            DiffItem::Add(_, (name, socket)) => Some((name, socket)),
+            _ => None,
+        };
+        let added = before.order.diff(&self.order).filter_map(added);
+        added.filter_map(|(name, socket): (&Arc<str>, &Socket)| {
+            Some((Arc::clone(name), self.get(name, *socket)?))
+        })
     }
 
     /// How many instances.

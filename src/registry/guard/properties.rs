@@ -50,6 +50,15 @@ impl History {
         self.0.push((now, count));
     }
 
+    /// So many of the lost are not missed.
+    fn accept(&mut self, lost: usize) {
+        if let Some((_, past)) = self.0.split_last_mut() {
+            for (_, count) in past {
+                *count = count.saturating_sub(lost);
+            }
+        }
+    }
+
     /// The greatest number within the window.
     fn peak(&self, now: Time) -> usize {
         let ends = self.0.iter().skip(1).map(|(began, _)| *began).chain([now]);
@@ -184,14 +193,11 @@ proptest! {
             check(&rig, &before, &changes)?;
             let now = rig.now;
             if matches!(step, Step::Pass(_) | Step::Release(_)) {
-                // An end that was asked for is accepted: the histories begin anew.
-                if !changes.is_empty() {
-                    histories.clear();
-                    total = History::default();
-                    for name in SERVICES {
-                        histories.entry(name).or_default().note(now, count(rig.mirrored.get(name)));
-                    }
-                    total.note(now, rig.mirrored.values().map(|s| count(Some(s))).sum());
+                // An end that was asked for is accepted.
+                for name in changes.keys() {
+                    let gone = count(before.get(name)) - count(rig.guard.published().get(name));
+                    histories.entry(SERVICES.iter().find(|s| ***s == **name).unwrap()).or_default().accept(gone);
+                    total.accept(gone);
                 }
                 continue;
             }
@@ -210,6 +216,8 @@ proptest! {
                 if lost && (all || exceeds(peak, present, service_share)) {
                     // Beyond the share nothing more goes, but for what others came instead of.
                     prop_assert!(is >= was.min(peak), "{} of {} are left, {} were", is, was, peak);
+                    // And what went in the window before that is back.
+                    prop_assert!(is >= peak, "{} are served, {} were", is, peak);
                 }
                 // And never more than it was at its best: what came is not added to what is held.
                 let target = held_before.services.get(name).map_or(0, |h| h.target);

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::model::{Instances, Metadata, Origin, Weight};
+use crate::model::{Health, Instances, Metadata, Origin, Weight};
 
 /// A registry under guard.
 pub(super) struct Rig {
@@ -135,21 +135,54 @@ fn sixty_percent_at_once_are_held_and_nothing_is_told_to_anyone() {
 }
 
 #[test]
-fn what_goes_before_the_share_is_reached_goes_and_the_rest_is_held() {
+fn what_goes_before_the_share_is_reached_goes_and_is_held_with_the_rest_once_it_is() {
     let mut rig = Rig::with(100);
     rig.add("other", 1..=1_000);
     rig.pass(3_600_000);
     rig.guard.take_notices();
     for port in 1..=60 {
-        rig.drop("orders", [port]);
+        let changes = rig.drop("orders", [port]);
+        assert_eq!(changes.len(), usize::from(port <= 51), "{port}");
+        let left = if port <= 50 { 100 - port } else { 100 };
+        assert_eq!(rig.published("orders").len(), usize::from(left));
         rig.pass(10);
     }
-    assert_eq!(rig.published("orders"), (51..=100).collect::<Vec<_>>());
-    assert_eq!(rig.held(), 10);
-    let [Notice::Tripped { scope, .. }] = &rig.guard.take_notices()[..] else {
-        panic!("one notice");
+    assert_eq!(rig.held(), 60);
+    let tripped = Notice::Tripped {
+        scope: Scope::Service("orders".into()),
+        peak: 100,
+        present: 49,
+        held: 51,
     };
-    assert_eq!(*scope, Scope::Service("orders".into()));
+    assert_eq!(rig.guard.take_notices(), [tripped]);
+}
+
+#[test]
+fn what_was_replaced_or_went_long_before_does_not_come_back() {
+    let mut rig = Rig::with(20);
+    rig.drop("orders", [1]);
+    rig.pass(11_000);
+    rig.drop("orders", [2]);
+    rig.add("orders", [102]);
+    rig.drop("orders", [3]);
+    rig.add("orders", [3]);
+    for port in 4..=12 {
+        rig.drop("orders", [port]);
+    }
+    let expected: Vec<u16> = (3..=20).chain([102]).collect();
+    assert_eq!(rig.published("orders"), expected);
+}
+
+#[test]
+fn what_an_operator_let_go_does_not_come_back() {
+    let mut rig = Rig::with(20);
+    for port in 1..=7 {
+        rig.drop("orders", [port]);
+    }
+    assert_eq!(rig.held(), 7);
+    rig.guard.release(None);
+    rig.drop("orders", 8..=16);
+    assert_eq!(rig.published("orders"), (8..=20).collect::<Vec<_>>());
 }
 
 #[test]
