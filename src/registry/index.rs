@@ -231,7 +231,9 @@ impl Index {
         let czxid = base.entries.get(path).map_or(0, |entry| entry.czxid);
         let rejected = Rejected {
             format: UNREADABLE,
-            reason: "no permission to read it, and what was known of it stands; let MeshKeeper's user, or world:anyone, read it (setAcl)".to_owned(),
+            reason:
+                "no permission to read it; let MeshKeeper's user, or world:anyone, read it (setAcl)"
+                    .to_owned(),
         };
         self.register(&service, path, czxid, Err(rejected), now, dirty);
     }

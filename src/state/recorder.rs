@@ -65,7 +65,7 @@ impl Recorder {
                     written.push(Arc::clone(path));
                 }
                 Event::Delete { path } => self.delete(path),
-                // What was known of it stands.
+                // What was told of it stands.
                 Event::Unreadable { .. } => {}
             }
         }

@@ -241,7 +241,7 @@ fn stale(bad: &Rejected, good: &Instance, newer: Option<&Instance>) -> Rejected 
     let mzxid = good.origin.mzxid;
     let standing = match newer {
         None => format!(
-            "the last good registration (mzxid {mzxid}) is still served, and without a state on disk lost on a restart"
+            "the last good registration (mzxid {mzxid}) is still served (over a restart too, with a state on disk)"
         ),
         Some(newer) => {
             let path = quoted_path(&newer.origin.path());

@@ -251,7 +251,7 @@ fn a_znode_that_turns_bad_keeps_serving_its_last_good_value() {
     assert_eq!(
         reason(&index, "/services/orders/i-1").unwrap(),
         "`garbage` has no port; write host:port or JSON; \
-         the last good registration (mzxid 4) is still served, and without a state on disk lost on a restart"
+         the last good registration (mzxid 4) is still served (over a restart too, with a state on disk)"
     );
     assert_eq!(
         apply(&mut index, [put("orders/i-1", "10.0.0.7:81", 2, 6)]),
