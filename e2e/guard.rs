@@ -462,7 +462,10 @@ fn writes_states_until_it_is_killed() {
             },
         };
         let _ = recorder.note(&(0..500).map(event).collect::<Vec<_>>());
-        let picture = recorder.picture(&meshkeeper::registry::guard::Holds::default());
+        let picture = recorder.picture(
+            &meshkeeper::registry::guard::Holds::default(),
+            &meshkeeper::registry::Addresses::new(),
+        );
         meshkeeper::state::file::write(&directory, &identity, round, &picture).unwrap();
     }
 }

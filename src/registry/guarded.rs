@@ -7,9 +7,9 @@
 //! It refuses to know the other registries. Invariant: what is published is what the guard lets through, from
 //! the first batch on; what was restored counts as mirrored until the registry was seen whole.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use imbl::OrdSet;
+use imbl::{OrdMap, OrdSet};
 
 use super::{
     Batch, Changes, Config, Counts, Event, Index, Rejected, Resolution, Touched, View,
@@ -23,7 +23,14 @@ pub struct Guarded {
     index: Index,
     guard: Guard,
     restored: Option<Restored>,
+    addresses: Addresses,
 }
+
+/// What host names resolved to, also names that only what is held goes by.
+pub type Addresses = OrdMap<Arc<str>, Arc<[IpAddr]>>;
+
+/// How many names are remembered at least, though nobody goes by them any more.
+const REMEMBERED: usize = 1_000;
 
 /// What is served is, or would be, of a former process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +52,7 @@ pub struct Former {
     /// What was held of those.
     pub held: Vec<Resumed>,
     pub trip: Option<guard::Trip>,
+    pub addresses: Addresses,
 }
 
 impl Guarded {
@@ -53,12 +61,18 @@ impl Guarded {
             index: Index::new(config),
             guard: Guard::new(guard),
             restored: None,
+            addresses: Addresses::new(),
         }
     }
 
     /// Begins with what a former process knew.
     pub fn restore(&mut self, former: Former, now: Time) -> Changes {
         self.index.apply(former.replay, now);
+        // Nothing may go by that they are not looked up again yet.
+        for (host, addresses) in &former.addresses {
+            self.index.resolved(host, Ok(addresses.to_vec()), now);
+        }
+        self.addresses = former.addresses;
         let all = self.index.view().services;
         self.index.apply(former.departures, now);
         let mirrored = self.index.view().services;
@@ -118,8 +132,32 @@ impl Guarded {
     }
 
     pub fn resolved(&mut self, host: &str, resolution: Resolution, now: Time) -> Changes {
+        match &resolution {
+            Ok(addresses) => self.remember(host, addresses),
+            // What a former process found stays, too, as long as there is nothing else.
+            Err(_) if self.addresses.contains_key(host) => return Changes::new(),
+            Err(_) => {}
+        }
         let changes = self.index.resolved(host, resolution, now);
         self.follow(changes, now, Cause::default())
+    }
+
+    /// What host names resolved to; costs nothing.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    fn remember(&mut self, host: &str, addresses: &[IpAddr]) {
+        let wanted = self.index.wanted_hosts();
+        if self.guard.holds().is_empty() && self.addresses.len() > REMEMBERED + 2 * wanted.len() {
+            self.addresses = (std::mem::take(&mut self.addresses).into_iter())
+                .filter(|(name, _)| wanted.contains(name))
+                .collect();
+        }
+        let known = self.addresses.get(host).map(|known| &**known);
+        if wanted.contains(host) && known != Some(addresses) {
+            self.addresses.insert(host.into(), addresses.into());
+        }
     }
 
     /// Lets go what is held of one service, or of all; with how many instances that were.
