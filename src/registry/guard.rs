@@ -91,7 +91,7 @@ impl Default for Config {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cause {
     /// It speaks of the whole tree (a comparison after a reconnect, or the root is gone): a registry that it
-    /// leaves without any instance is held, however few there were.
+    /// leaves without any instance is held, however few there were; also where they went before it, in the window.
     pub whole: bool,
     /// When what is lost was last known to be there, if that is long ago.
     pub known: Option<Time>,

@@ -358,6 +358,10 @@ impl Tree {
             if self.is_in_flight(&list) {
                 self.want(list, Again::Discard);
             }
+            // All that was below it went before it, and told so.
+            if change == Change::Deleted && self.phase == Phase::Synced {
+                self.mirror.remove_root();
+            }
             return;
         }
         let read = Request::Read(Arc::from(path));
@@ -433,6 +437,10 @@ impl Tree {
     fn inner_is_absent(&mut self, path: &str) {
         if self.watches == Watches::OneShot && !self.verify_children(path, &[]) {
             self.mirror.remove(path);
+            if self.mirror.is_empty() {
+                // Whether it was the last one, or went with the root.
+                self.want(Request::List(Arc::from("")), Again::Confirm);
+            }
         }
     }
 
@@ -453,6 +461,9 @@ impl Tree {
     fn root_is_absent(&mut self, load: bool) {
         if !load {
             self.verify_children("", &[]);
+            if self.phase == Phase::Synced && self.mirror.is_empty() {
+                self.mirror.remove_root();
+            }
             return;
         }
         if self.loaded || self.complete {

@@ -3,7 +3,10 @@
 //! It refuses to know what is published. Invariants: once a loss is too great, all that the window lost is held,
 //! but for what was replaced; and never more of a service than it lacks.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{Cause, Guard, Held, Level, Moves, Notice, Scope, Services, Time, Trip};
 use crate::model::{Health, Instance, Service};
@@ -24,10 +27,12 @@ impl Guard {
         now: Time,
         cause: Cause,
     ) {
-        if moves.values().all(|moved| moved.lost.is_empty()) {
+        let emptied = cause.whole && self.total.present() == 0;
+        // Where the root went, its children did before, perhaps one by one.
+        let late = emptied && !self.recent.is_empty();
+        if !late && moves.values().all(|moved| moved.lost.is_empty()) {
             return;
         }
-        let emptied = cause.whole && self.total.present() == 0;
         let since = cause.known.filter(|_| !emptied).unwrap_or(now);
         if since <= self.over(now) {
             return;
@@ -39,13 +44,13 @@ impl Guard {
             self.holds.trip = Some(Trip { since, target });
         }
         let held_before = self.holds.held();
-        let mut back = Vec::new();
+        let mut back = BTreeSet::new();
         for (name, moved) in &mut *moves {
             let lost = std::mem::take(&mut moved.lost);
             if let Some(service) = before.get(name).filter(|_| !lost.is_empty())
                 && self.hold_service(service, lost, now, since)
             {
-                back.push(Arc::clone(name));
+                back.insert(Arc::clone(name));
             }
         }
         self.bring_back(trips, &back, moves);
@@ -113,7 +118,7 @@ impl Guard {
     fn bring_back(
         &mut self,
         all: bool,
-        services: &[Arc<str>],
+        services: &BTreeSet<Arc<str>>,
         moves: &mut BTreeMap<Arc<str>, Moves>,
     ) {
         if !all && services.is_empty() {

@@ -251,6 +251,30 @@ fn a_comparison_that_finds_nothing_is_held_however_few_there_were() {
 }
 
 #[test]
+fn a_root_that_goes_after_its_children_brings_them_back_however_few_there_were() {
+    let mut rig = Rig::with(3);
+    for port in 1..=3 {
+        rig.drop("orders", [port]);
+        rig.pass(1_000);
+    }
+    rig.mirrored = Services::new();
+    rig.tell(Cause::default());
+    assert_eq!(rig.published("orders"), [0u16; 0]);
+    let changes = rig.tell(whole());
+    assert_eq!(changes.get("orders"), Some(&Touched::All));
+    assert_eq!((rig.published("orders").len(), rig.held()), (3, 3));
+    assert_eq!(rig.guard.take_notices().len(), 1);
+    // What went long before does not come back, nor what an operator let go.
+    rig.guard.release(None);
+    assert_eq!(rig.tell(whole()), Changes::new());
+    rig.add("orders", [1]);
+    rig.drop("orders", [1]);
+    rig.pass(11_000);
+    assert_eq!(rig.tell(whole()), Changes::new());
+    assert_eq!(rig.held(), 0);
+}
+
+#[test]
 fn the_last_instance_that_is_deleted_live_goes() {
     let mut rig = Rig::with(1);
     assert_eq!(rig.drop("orders", [1]).len(), 1);
