@@ -65,8 +65,10 @@ impl Guarded {
         }
     }
 
-    /// Begins with what a former process knew.
+    /// Begins with what a former process knew. Its clock may have been ahead: nothing is known from later than
+    /// now.
     pub fn restore(&mut self, former: Former, now: Time) -> Changes {
+        let known = former.known.min(now);
         self.index.apply(former.replay, now);
         // Nothing may go by that they are not looked up again yet.
         for (host, addresses) in &former.addresses {
@@ -78,18 +80,26 @@ impl Guarded {
         let mirrored = self.index.view().services;
         let names = mirrored.keys().cloned();
         let appeared = names.map(|name| (name, Touched::All)).collect();
-        (self.guard).apply(&mirrored, appeared, former.known.min(now), Cause::default());
+        (self.guard).apply(&mirrored, appeared, known, Cause::default());
         let held = former.held.iter().filter_map(|resumed| {
             let service = all.get(&resumed.service)?;
-            Some((Arc::clone(service), resumed.target, found(service, resumed)))
+            Some((
+                Arc::clone(service),
+                resumed.target,
+                found(service, resumed, now),
+            ))
         });
-        self.guard.resume(held, former.trip);
+        let trip = former.trip.map(|trip| guard::Trip {
+            since: trip.since.min(now),
+            ..trip
+        });
+        self.guard.resume(held, trip);
         // Of what was held the time may be over by now.
         self.guard.tick(now);
         let published = self.guard.published().keys().cloned();
         let changes = published.map(|name| (name, Touched::All)).collect();
         self.restored = Some(Restored {
-            known: former.known,
+            known,
             served: false,
         });
         changes
@@ -113,7 +123,7 @@ impl Guarded {
         let whole = complete || batch.events.iter().any(root);
         let changes = self.index.apply(batch, now);
         let former = self.restored.take_if(|_| complete);
-        let known = former.map(|former| former.known);
+        let known = former.map(|former| former.known.min(now));
         self.follow(changes, now, Cause { whole, known })
     }
 
@@ -227,10 +237,10 @@ impl Guarded {
 }
 
 /// The instances that were held, as their znodes' data have them.
-fn found(service: &Service, resumed: &Resumed) -> Vec<(Arc<Instance>, Time)> {
+fn found(service: &Service, resumed: &Resumed, now: Time) -> Vec<(Arc<Instance>, Time)> {
     let held = resumed.held.iter().filter_map(|(socket, since)| {
         let instance = service.instances.get(*socket)?;
-        Some((Arc::clone(instance), *since))
+        Some((Arc::clone(instance), (*since).min(now)))
     });
     held.collect()
 }

@@ -203,3 +203,19 @@ fn what_went_by_a_host_name_is_held_and_compared_over_a_restart() {
     assert_eq!((served(&after), after.holds().held()), (10, 7));
     assert_eq!(after.waits_for_hosts(), 0);
 }
+
+#[test]
+fn a_state_of_a_clock_that_was_ahead_is_held_no_longer_than_one_of_now() {
+    let mut guarded = guarded();
+    let now = 10 * HOUR;
+    guarded.restore(former(now + 5 * HOUR, now + 5 * HOUR), now);
+    assert_eq!((served(&guarded), guarded.holds().held()), (10, 5));
+    assert_eq!(guarded.restored().unwrap().known, now);
+    let gone = (6..=9).map(|n: u8| Event::Delete {
+        path: format!("orders/{n}").into(),
+    });
+    guarded.apply(batch(gone, true), now);
+    assert_eq!(guarded.holds().held(), 9);
+    guarded.tick(now + HOUR);
+    assert_eq!((served(&guarded), guarded.holds().held()), (1, 0));
+}
