@@ -9,7 +9,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use imbl::OrdSet;
+use imbl::{OrdMap, OrdSet};
 
 use super::{
     Batch, Changes, Config, Counts, Event, Index, Rejected, Resolution, Touched, View,
@@ -153,6 +153,11 @@ impl Guarded {
 
     pub fn wanted_hosts(&self) -> OrdSet<Arc<str>> {
         self.index.wanted_hosts()
+    }
+
+    /// What others know of host names; those that it asks for later begin with that.
+    pub fn knows_hosts(&mut self, known: OrdMap<Arc<str>, Resolution>) {
+        self.index.knows_hosts(known);
     }
 
     /// How many host names were never looked up.
