@@ -215,6 +215,8 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
         stop: stop.clone(),
     };
     tasks.spawn("readiness", reporter.run());
+    let looked_at = xds::audit::run(clients.clone(), readers.snapshots.clone(), stop.clone());
+    tasks.spawn("client audit", looked_at);
     let sources = sources(&readers, readiness, metrics, clients);
     tasks.spawn("admin", admin::serve(admin_listener, sources, admin_stop));
 

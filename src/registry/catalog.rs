@@ -79,6 +79,8 @@ impl Catalog {
     pub fn apply(&mut self, registry: usize, batch: Batch, now: i64) -> Changes {
         let cause = if batch.complete {
             Cause::Comparison
+        } else if batch.audited {
+            Cause::Audit
         } else {
             Cause::Watch
         };
@@ -454,6 +456,27 @@ mod tests {
         assert_eq!(served(&catalog, "s")[0], "10.0.0.1 a/0");
         catalog.apply(0, told([there(1)]), 0);
         assert_eq!(served(&catalog, "s")[0], "10.0.0.1 a/0");
+    }
+
+    #[test]
+    fn the_journal_tells_what_the_audit_found_from_what_a_watch_told() {
+        let mut catalog = Catalog::new(vec![config("a", 0)], &unguarded());
+        catalog.apply(0, told([put("s/1", "10.0.0.1:80")]), 0);
+        for (at, audited) in [(2, true), (3, false)] {
+            let batch = Batch {
+                events: vec![put(&format!("s/{at}"), &format!("10.0.0.{at}:80"))],
+                audited,
+                ..Batch::default()
+            };
+            catalog.apply(0, batch, at);
+        }
+        let picture = catalog.picture();
+        let why = |at: i64| {
+            let mut entries = picture.journal.entries();
+            entries.find(|entry| entry.at == at).unwrap().what.why()
+        };
+        assert!(why(2).ends_with("found by the audit, no watch had told"));
+        assert!(!why(3).contains("audit"));
     }
 
     #[test]
