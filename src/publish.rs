@@ -222,11 +222,15 @@ impl Publisher {
     }
 
     fn resolve(&mut self, all: &[Resolved]) {
-        let mut changes = Changes::new();
+        let mut news = None;
         for Resolved { name, addresses } in all {
-            join(&mut changes, self.catalog.resolved(name, addresses, now()));
+            if let Some(changes) = self.catalog.resolved(name, addresses, now()) {
+                join(news.get_or_insert_with(Changes::new), changes);
+            }
         }
-        self.publish_now(changes);
+        if let Some(changes) = news {
+            self.publish_now(changes);
+        }
     }
 
     fn obey(&mut self, order: Order) {

@@ -8,8 +8,8 @@
 //! and whatever else it is set up with. That tells no time to live, so all are looked up again after one
 //! interval; a DNS client of our own would know it, at the price of other answers than the machine's.
 //! It refuses to know instances. Invariant: a name that was resolved once keeps its addresses until it
-//! is resolved to others or nobody wants it; no failure takes any away. What changed is told in the order
-//! of time, and each name that is wanted is told at least once, were it that it cannot be resolved.
+//! is resolved to others or nobody wants it; no failure takes any away. What holds after each
+//! look-up is told in the order of time, news or not, were it that a name cannot be resolved.
 
 mod metrics;
 mod names;

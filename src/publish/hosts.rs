@@ -33,7 +33,7 @@ impl Hosts {
 
     pub fn want(&self, now: OrdSet<Arc<str>>) {
         self.wanted.send_if_modified(|wanted| {
-            let news = *wanted != now;
+            let news = !wanted.ptr_eq(&now) && *wanted != now;
             if news {
                 *wanted = now;
             }

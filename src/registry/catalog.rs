@@ -7,13 +7,14 @@
 //! It refuses to know znodes. Invariants: a registry that is down or odd changes nothing of what another
 //! holds; the whole costs what a change touches; with one registry the whole is that registry.
 
+mod hosts;
 mod merged;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use imbl::{OrdMap, OrdSet};
 
-use self::merged::Merged;
+use self::{hosts::Hosts, merged::Merged};
 use super::{
     Batch, Changes, Config, Former, Guarded, Rejected, Resolution, Restored, View,
     guard::{self, Holds, Notice},
@@ -27,6 +28,7 @@ pub struct Catalog {
     ranked: Vec<usize>,
     registries: Vec<Guarded>,
     merged: Merged,
+    hosts: Hosts,
     journal: Journal,
     rejections: BTreeMap<String, Rejected>,
 }
@@ -66,6 +68,7 @@ impl Catalog {
                 .map(|config| Guarded::new(config, guard.clone()))
                 .collect(),
             merged: Merged::default(),
+            hosts: Hosts::default(),
             journal: Journal::default(),
             rejections: BTreeMap::new(),
         }
@@ -76,6 +79,8 @@ impl Catalog {
     pub fn apply(&mut self, registry: usize, batch: Batch, now: i64) -> Changes {
         let cause = if batch.complete {
             Cause::Comparison
+        } else if batch.audited {
+            Cause::Audit
         } else {
             Cause::Watch
         };
@@ -93,10 +98,9 @@ impl Catalog {
         self.registries.iter().filter_map(Guarded::due).min()
     }
 
-    /// The host names whose addresses are asked for.
+    /// The host names whose addresses are asked for; costs nothing.
     pub fn wanted_hosts(&self) -> OrdSet<Arc<str>> {
-        let wanted = self.registries.iter().map(Guarded::wanted_hosts);
-        wanted.reduce(OrdSet::union).unwrap_or_default()
+        self.hosts.wanted()
     }
 
     /// How many host names were never looked up.
@@ -104,17 +108,23 @@ impl Catalog {
         (self.registries.iter()).map(Guarded::waits_for_hosts).sum()
     }
 
-    /// What a host name resolves to, or why there is nothing.
-    pub fn resolved(&mut self, host: &str, resolution: &Resolution, now: i64) -> Changes {
-        self.each(now, Cause::Resolution, |registry| {
-            registry.resolved(host, resolution.clone(), now)
+    /// What a host name resolves to, or why there is nothing. `None` if that is no news.
+    pub fn resolved(&mut self, host: &str, resolution: &Resolution, now: i64) -> Option<Changes> {
+        let news = self.hosts.learn(host, resolution);
+        news.then(|| {
+            self.each(now, Cause::Resolution, |registry| {
+                registry.resolved(host, resolution.clone(), now)
+            })
         })
     }
 
     /// Begins with what a former process knew of the registry at that place. Nothing was published before.
     pub fn restore(&mut self, registry: usize, former: Former, now: i64) {
-        if let Some(registry) = self.registries.get_mut(registry) {
+        let at = registry;
+        if let Some(registry) = self.registries.get_mut(at) {
+            registry.knows_hosts(self.hosts.known());
             let changes = registry.restore(former, now);
+            self.hosts.ask(at, registry.wanted_hosts(), now);
             self.merge(changes);
         }
     }
@@ -201,11 +211,14 @@ impl Catalog {
         cause: Cause,
         change: impl FnOnce(&mut Guarded) -> Changes,
     ) -> Changes {
-        let Some(registry) = self.registries.get_mut(registry) else {
+        let at = registry;
+        let Some(registry) = self.registries.get_mut(at) else {
             return Changes::new();
         };
         let (known, before) = (registry.loaded(), registry.view());
+        registry.knows_hosts(self.hosts.known());
         let mut changes = change(registry);
+        self.hosts.ask(at, registry.wanted_hosts(), now);
         let (name, after) = (registry.name(), registry.view());
         if known {
             let views = (&before, &after);
@@ -384,6 +397,44 @@ mod tests {
         assert_eq!(served(&catalog, "s"), ["10.0.0.1 b/1", "10.0.0.2 b/1"]);
     }
 
+    /// A member of a `ServerSet` whose host has a name.
+    fn named(path: &str, host: &str) -> Event {
+        let endpoint = format!(r#"{{"host":"{host}","port":80}}"#);
+        let data = format!(
+            r#"{{"serviceEndpoint":{endpoint},"additionalEndpoints":{{}},"status":"ALIVE"}}"#
+        );
+        put(path, &data)
+    }
+
+    #[test]
+    fn what_a_name_is_resolved_to_is_for_every_registry_and_every_registration() {
+        let mut catalog = Catalog::new(vec![config("a", 0), config("b", 0)], &unguarded());
+        let db = Ok(vec![[10, 0, 0, 9].into()]);
+        assert!(catalog.resolved("db", &db, 0).is_none(), "nobody asks");
+        catalog.apply(0, told([named("s/member_01", "db")]), 0);
+        assert_eq!(catalog.waits_for_hosts(), 1);
+        assert_eq!(catalog.resolved("db", &db, 0).unwrap().len(), 1);
+        assert!(catalog.resolved("db", &db, 0).is_none());
+
+        // One that goes and another that comes, told together and told apart.
+        let mut changes = catalog.apply(
+            0,
+            told([delete("s/member_01"), named("s/member_02", "db")]),
+            1,
+        );
+        assert_eq!(served(&catalog, "s"), ["10.0.0.9 a/0"], "{changes:?}");
+        catalog.apply(0, told([delete("s/member_02")]), 2);
+        assert!(served(&catalog, "s").is_empty());
+        changes = catalog.apply(0, told([named("s/member_03", "db")]), 3);
+        assert_eq!(served(&catalog, "s"), ["10.0.0.9 a/0"], "{changes:?}");
+
+        // Another registry, which nobody tells of the name again.
+        catalog.apply(1, told([named("t/member_01", "db")]), 4);
+        assert_eq!(served(&catalog, "t"), ["10.0.0.9 b/0"]);
+        assert_eq!(catalog.waits_for_hosts(), 0);
+        assert!(catalog.picture().registries[1].view.rejected.is_empty());
+    }
+
     #[test]
     fn who_is_registered_is_served_rather_than_who_is_held_of_a_registry_before() {
         let mut catalog = Catalog::new(
@@ -405,6 +456,27 @@ mod tests {
         assert_eq!(served(&catalog, "s")[0], "10.0.0.1 a/0");
         catalog.apply(0, told([there(1)]), 0);
         assert_eq!(served(&catalog, "s")[0], "10.0.0.1 a/0");
+    }
+
+    #[test]
+    fn the_journal_tells_what_the_audit_found_from_what_a_watch_told() {
+        let mut catalog = Catalog::new(vec![config("a", 0)], &unguarded());
+        catalog.apply(0, told([put("s/1", "10.0.0.1:80")]), 0);
+        for (at, audited) in [(2, true), (3, false)] {
+            let batch = Batch {
+                events: vec![put(&format!("s/{at}"), &format!("10.0.0.{at}:80"))],
+                audited,
+                ..Batch::default()
+            };
+            catalog.apply(0, batch, at);
+        }
+        let picture = catalog.picture();
+        let why = |at: i64| {
+            let mut entries = picture.journal.entries();
+            entries.find(|entry| entry.at == at).unwrap().what.why()
+        };
+        assert!(why(2).ends_with("found by the audit, no watch had told"));
+        assert!(!why(3).contains("audit"));
     }
 
     #[test]

@@ -9,7 +9,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use imbl::{OrdMap, OrdSet};
+use imbl::{OrdMap, OrdSet, ordset::DiffItem};
 
 use super::{
     Batch, Changes, Config, Counts, Event, Index, Rejected, Resolution, Touched, View,
@@ -24,6 +24,9 @@ pub struct Guarded {
     guard: Guard,
     restored: Option<Restored>,
     addresses: Addresses,
+    /// What others know of host names, and the names that were asked for when it was looked at last.
+    known: OrdMap<Arc<str>, Resolution>,
+    asked: OrdSet<Arc<str>>,
 }
 
 /// What host names resolved to, also names that only what is held goes by.
@@ -62,6 +65,8 @@ impl Guarded {
             guard: Guard::new(guard),
             restored: None,
             addresses: Addresses::new(),
+            known: OrdMap::new(),
+            asked: OrdSet::new(),
         }
     }
 
@@ -157,6 +162,21 @@ impl Guarded {
         &self.addresses
     }
 
+    /// Remembers what others know of the names that are asked for now and were not.
+    fn ask(&mut self) {
+        let wanted = self.index.wanted_hosts();
+        if wanted.ptr_eq(&self.asked) {
+            return;
+        }
+        for change in std::mem::replace(&mut self.asked, wanted.clone()).diff(&wanted) {
+            if let DiffItem::Add(name) = change
+                && let Some(Ok(addresses)) = self.known.get(name).cloned()
+            {
+                self.remember(name, &addresses);
+            }
+        }
+    }
+
     fn remember(&mut self, host: &str, addresses: &[IpAddr]) {
         let wanted = self.index.wanted_hosts();
         if self.guard.holds().is_empty() && self.addresses.len() > REMEMBERED + 2 * wanted.len() {
@@ -203,6 +223,12 @@ impl Guarded {
         self.index.wanted_hosts()
     }
 
+    /// What others know of host names; those that it asks for later begin with that.
+    pub fn knows_hosts(&mut self, known: OrdMap<Arc<str>, Resolution>) {
+        self.known = known.clone();
+        self.index.knows_hosts(known);
+    }
+
     /// How many host names were never looked up.
     pub fn waits_for_hosts(&self) -> usize {
         self.index.waits_for_hosts()
@@ -231,6 +257,7 @@ impl Guarded {
     }
 
     fn follow(&mut self, changes: Changes, now: Time, cause: Cause) -> Changes {
+        self.ask();
         let mirrored = self.index.view().services;
         self.guard.apply(&mirrored, changes, now, cause)
     }

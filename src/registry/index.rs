@@ -30,7 +30,7 @@ use std::{
     sync::Arc,
 };
 
-use imbl::OrdSet;
+use imbl::{OrdMap, OrdSet};
 
 pub use self::names::Resolution;
 use self::{
@@ -139,6 +139,11 @@ impl Index {
     /// The host names whose addresses are asked for; costs nothing.
     pub fn wanted_hosts(&self) -> OrdSet<Arc<str>> {
         self.names.wanted()
+    }
+
+    /// What is known of host names already; those that it asks for later begin with that.
+    pub fn knows_hosts(&mut self, known: OrdMap<Arc<str>, Resolution>) {
+        self.names.knows(known);
     }
 
     /// How many host names were never looked up; costs as much as there are names.

@@ -120,7 +120,7 @@ impl Names {
         Some(name)
     }
 
-    /// What to tell, if the answer changes anything.
+    /// What holds after the answer, also if it is what held before: whoever missed it once hears it again.
     pub fn answered(&mut self, name: &Arc<str>, answer: Answer, now: Instant) -> Option<Resolved> {
         // One that was forgotten meanwhile, or forgotten and wanted again: that look-up follows.
         let entry = self.entries.get_mut(name).filter(|e| e.due.is_none())?;
@@ -139,18 +139,22 @@ impl Names {
         entry.due = Some(due);
         self.due.insert((due, Arc::clone(name)));
         entry.error = answer.as_ref().err().cloned();
-        if answer.is_err() && matches!(entry.told, Some(Ok(_))) {
+        if answer.is_err()
+            && let Some(Ok(addresses)) = &entry.told
+        {
             self.stale.insert(Arc::clone(name));
-            return None;
+            return Some(Resolved {
+                name: Arc::clone(name),
+                addresses: Ok(addresses.clone()),
+            });
         }
-        let news = entry.told.as_ref() != Some(&answer);
         if answer.is_ok() {
             self.unresolved.remove(name);
         } else {
             self.unresolved.insert(Arc::clone(name));
         }
         entry.told = Some(answer.clone());
-        news.then(|| Resolved {
+        Some(Resolved {
             name: Arc::clone(name),
             addresses: answer,
         })
@@ -224,21 +228,22 @@ mod tests {
     }
 
     #[test]
-    fn equal_answers_in_another_order_are_no_news() {
+    fn every_answer_is_told_in_one_order() {
         let now = Instant::now();
         let (mut names, name) = one("a", now);
-        names.answered(&name, Ok(ips(&["10.0.0.1", "10.0.0.2"])), now);
+        let first = names.answered(&name, Ok(ips(&["10.0.0.1", "10.0.0.2"])), now);
         let later = now + REFRESH * 2;
         names.due(later).unwrap();
         let mapped = ips(&["10.0.0.2", "::ffff:10.0.0.1", "10.0.0.1"]);
-        assert_eq!(names.answered(&name, Ok(mapped), later), None);
+        assert!(first.is_some());
+        assert_eq!(names.answered(&name, Ok(mapped), later), first);
     }
 
     #[test]
     fn what_was_resolved_once_stays_through_every_failure() {
         let mut now = Instant::now();
         let (mut names, name) = one("a", now);
-        names.answered(&name, Ok(ips(&["10.0.0.1"])), now);
+        let told = names.answered(&name, Ok(ips(&["10.0.0.1"])), now);
         for failures in 1..40 {
             now = names.next().unwrap();
             names.due(now).unwrap();
@@ -247,7 +252,7 @@ mod tests {
             } else {
                 Err("no server".into())
             };
-            assert_eq!(names.answered(&name, failed, now), None);
+            assert_eq!(names.answered(&name, failed, now), told);
             assert!(names.next().unwrap() - now <= REFRESH * 11 / 10);
             assert_eq!((names.state().stale, names.state().unresolved), (1, 0));
         }
@@ -270,7 +275,8 @@ mod tests {
         for _ in 0..8 {
             now = names.next().unwrap();
             names.due(now).unwrap();
-            assert_eq!(names.answered(&name, Err("no such name".into()), now), None);
+            let told = names.answered(&name, Err("no such name".into()), now);
+            assert_eq!(told, Some(first.clone()));
             waits.push(names.next().unwrap() - now);
         }
         assert!(waits[0] < Duration::from_secs(2) && waits.is_sorted());

@@ -219,3 +219,22 @@ fn a_state_of_a_clock_that_was_ahead_is_held_no_longer_than_one_of_now() {
     guarded.tick(now + HOUR);
     assert_eq!((served(&guarded), guarded.holds().held()), (1, 0));
 }
+
+#[test]
+fn what_others_know_of_a_name_is_remembered_too() {
+    let mut guarded = guarded();
+    let found = Ok(vec![[10, 0, 0, 1].into()]);
+    guarded.knows_hosts(
+        [
+            (Arc::<str>::from("db"), found.clone()),
+            (Arc::from("else"), found),
+        ]
+        .into_iter()
+        .collect(),
+    );
+    let named = r#"{"host": "db", "port": 80}"#;
+    guarded.apply(batch([write("orders/1", named, 1)], true), 0);
+    assert_eq!(served(&guarded), 1);
+    let names: Vec<_> = guarded.addresses().keys().map(|name| &**name).collect();
+    assert_eq!(names, ["db"]);
+}

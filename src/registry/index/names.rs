@@ -1,6 +1,7 @@
 //! The host names that registrations hold, what they resolve to, and which znodes ask.
 //!
-//! It refuses to resolve. Invariant: a name is wanted as long as a znode asks for it.
+//! It refuses to resolve. Invariants: a name is wanted as long as a znode asks for it, and begins with what
+//! others know of it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use imbl::OrdSet;
+use imbl::{OrdMap, OrdSet};
 
 use crate::registry::registration::{Decoded, Host};
 
@@ -19,6 +20,8 @@ pub type Resolution = Result<Vec<IpAddr>, String>;
 pub(super) struct Names {
     names: BTreeMap<Arc<str>, Name>,
     wanted: OrdSet<Arc<str>>,
+    /// What others know, also of names that no znode asks for.
+    known: OrdMap<Arc<str>, Resolution>,
 }
 
 #[derive(Debug, Default)]
@@ -30,7 +33,14 @@ struct Name {
 impl Names {
     /// `None` as long as nothing is known.
     pub fn addresses(&self, name: &str) -> Option<&Resolution> {
-        self.names.get(name)?.resolution.as_ref()
+        match self.names.get(name) {
+            Some(wanted) => wanted.resolution.as_ref(),
+            None => self.known.get(name),
+        }
+    }
+
+    pub fn knows(&mut self, known: OrdMap<Arc<str>, Resolution>) {
+        self.known = known;
     }
 
     pub fn wanted(&self) -> OrdSet<Arc<str>> {
@@ -56,8 +66,11 @@ impl Names {
     /// A znode asks for the hosts of `after`, no more for those of `before`.
     pub fn want(&mut self, znode: &Arc<str>, before: &[Decoded], after: &[Decoded]) {
         for name in names_of(after) {
-            let known = self.names.entry(Arc::clone(name)).or_default();
-            known.znodes.insert(Arc::clone(znode));
+            let wanted = self.names.entry(Arc::clone(name)).or_insert_with(|| Name {
+                resolution: self.known.get(name).cloned(),
+                ..Name::default()
+            });
+            wanted.znodes.insert(Arc::clone(znode));
             self.wanted.insert(Arc::clone(name));
         }
         for name in names_of(before).filter(|name| !names_of(after).any(|n| n == *name)) {
