@@ -1,6 +1,7 @@
 //! The ZooKeeper side against a real server: what is mirrored is what is there, through every
 //! kind of trouble, and nothing that stays is ever removed.
 
+mod audit;
 mod old;
 mod registration;
 mod security;

@@ -99,6 +99,8 @@ pub struct Batch {
     pub events: Vec<Event>,
     /// With this batch the registry equals the tree: the end of a load or of a resync.
     pub complete: bool,
+    /// The audit found some of it: no watch had told.
+    pub audited: bool,
     /// From now on the registry may be older than the tree, until the next complete batch.
     pub stale: bool,
     /// When the first of the changes became known, if a change was what it began with.

@@ -4,12 +4,13 @@
 //! server ──▶ session ──▶ stream (order, nonces) ──▶ sotw | delta (what is due)
 //!                └─────▶ body (bytes) ──▶ wire
 //! ```
-//! Beside it: `admission` (who is let in), `csds` (how clients stand), `lrs` (what they report).
+//! Beside it: `admission` (who is let in), `csds` (how clients stand), `audit` (who is behind), `lrs` (what they report).
 //! It refuses to know services, instances and ZooKeeper: it moves named, versioned bytes.
 //! Source: the xDS protocol text and the comments in `discovery.proto`.
 
 pub mod admission;
 mod age;
+pub mod audit;
 pub mod body;
 pub mod clients;
 #[cfg(test)]

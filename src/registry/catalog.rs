@@ -2,7 +2,7 @@
 //!
 //! A service that several registries hold is one service. Its instances are those of all of them, by
 //! address and port; where two hold the same, the first counts (least priority number, then the order
-//! of the configuration). Priorities stay with the instances, for clients to fail over by.
+//! of the configuration), but one that is registered before one that only its guard holds. Priorities stay with the instances, for clients to fail over by.
 //!
 //! It refuses to know znodes. Invariants: a registry that is down or odd changes nothing of what another
 //! holds; the whole costs what a change touches; with one registry the whole is that registry.
@@ -17,10 +17,10 @@ use imbl::{OrdMap, OrdSet};
 use self::{hosts::Hosts, merged::Merged};
 use super::{
     Batch, Changes, Config, Former, Guarded, Rejected, Resolution, Restored, View,
-    guard::{self, Notice},
+    guard::{self, Holds, Notice},
     journal::{Cause, Journal, What},
 };
-use crate::model::Service;
+use crate::model::{Service, Touched};
 
 #[derive(Debug)]
 pub struct Catalog {
@@ -79,6 +79,8 @@ impl Catalog {
     pub fn apply(&mut self, registry: usize, batch: Batch, now: i64) -> Changes {
         let cause = if batch.complete {
             Cause::Comparison
+        } else if batch.audited {
+            Cause::Audit
         } else {
             Cause::Watch
         };
@@ -215,7 +217,7 @@ impl Catalog {
         };
         let (known, before) = (registry.loaded(), registry.view());
         registry.knows_hosts(self.hosts.known());
-        let changes = change(registry);
+        let mut changes = change(registry);
         self.hosts.ask(at, registry.wanted_hosts(), now);
         let (name, after) = (registry.name(), registry.view());
         if known {
@@ -232,6 +234,9 @@ impl Catalog {
             };
             self.journal.record(now, &name, what);
             self.rejections.insert(path, rejected);
+        }
+        if self.registries.len() > 1 {
+            join(&mut changes, turned(&before.holds, &after.holds));
         }
         changes
     }
@@ -286,6 +291,16 @@ impl Catalog {
     }
 }
 
+/// What is held that was not, or the other way round: for the registry alone that changes nothing.
+fn turned(before: &Holds, after: &Holds) -> Changes {
+    let mut changes = Changes::new();
+    for (name, held) in after.since(before).chain(before.since(after)) {
+        let socket = Touched::Some([held.instance.socket()].into());
+        join(&mut changes, [(name, socket)].into());
+    }
+    changes
+}
+
 /// Adds what changed to what changed before.
 pub fn join(all: &mut Changes, later: Changes) {
     for (name, touched) in later {
@@ -303,7 +318,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::{Instance, Instances, Touched},
+        model::{Instance, Instances},
         registry::{Event, Layout, Shape, Stat, format::FormatChoice},
     };
 
@@ -418,6 +433,50 @@ mod tests {
         assert_eq!(served(&catalog, "t"), ["10.0.0.9 b/0"]);
         assert_eq!(catalog.waits_for_hosts(), 0);
         assert!(catalog.picture().registries[1].view.rejected.is_empty());
+    }
+
+    #[test]
+    fn who_is_registered_is_served_rather_than_who_is_held_of_a_registry_before() {
+        let mut catalog = Catalog::new(
+            vec![config("a", 0), config("b", 1)],
+            &guard::Config::default(),
+        );
+        let all = |put: &dyn Fn(u8) -> Event| told((1..=9).map(put).collect::<Vec<_>>());
+        let there = |n: u8| put(&format!("s/{n}"), &format!("10.0.0.{n}:80"));
+        let gone = |n: u8| delete(&format!("s/{n}"));
+        catalog.apply(0, all(&there), 0);
+        catalog.apply(1, told([there(1)]), 0);
+        assert_eq!(served(&catalog, "s")[..2], ["10.0.0.1 a/0", "10.0.0.2 a/0"]);
+        let changes = catalog.apply(0, all(&gone), 0);
+        assert_eq!(served(&catalog, "s")[..2], ["10.0.0.1 b/1", "10.0.0.2 a/0"]);
+        let first = Touched::Some([([10, 0, 0, 1].into(), 80)].into());
+        assert_eq!(changes, [("s".into(), first)].into());
+        // While both only hold it, and when it is back where it was, the first counts.
+        catalog.apply(1, told([delete("s")]), 0);
+        assert_eq!(served(&catalog, "s")[0], "10.0.0.1 a/0");
+        catalog.apply(0, told([there(1)]), 0);
+        assert_eq!(served(&catalog, "s")[0], "10.0.0.1 a/0");
+    }
+
+    #[test]
+    fn the_journal_tells_what_the_audit_found_from_what_a_watch_told() {
+        let mut catalog = Catalog::new(vec![config("a", 0)], &unguarded());
+        catalog.apply(0, told([put("s/1", "10.0.0.1:80")]), 0);
+        for (at, audited) in [(2, true), (3, false)] {
+            let batch = Batch {
+                events: vec![put(&format!("s/{at}"), &format!("10.0.0.{at}:80"))],
+                audited,
+                ..Batch::default()
+            };
+            catalog.apply(0, batch, at);
+        }
+        let picture = catalog.picture();
+        let why = |at: i64| {
+            let mut entries = picture.journal.entries();
+            entries.find(|entry| entry.at == at).unwrap().what.why()
+        };
+        assert!(why(2).ends_with("found by the audit, no watch had told"));
+        assert!(!why(3).contains("audit"));
     }
 
     #[test]

@@ -65,6 +65,8 @@ pub enum Cause {
     Watch,
     /// All was read again, after an outage as a rule, and it was another.
     Comparison,
+    /// It was compared with ZooKeeper by and by, and was another though no watch had told.
+    Audit,
     /// Its time had come: a weight that ramps up, a registration that lapsed.
     Time,
     /// A host name resolves to other addresses.
@@ -279,7 +281,7 @@ fn removed(old: &Instance, cause: Cause) -> String {
     match cause {
         Cause::Watch | Cause::Time => gone,
         Cause::Resolution => "its host name does not resolve to this address any more".to_owned(),
-        Cause::Comparison => gone + found(cause),
+        Cause::Comparison | Cause::Audit => gone + found(cause),
         Cause::Operator => gone + "; it was held, and an operator let it go",
         Cause::Hold => gone + "; it was held, and the hold is over",
     }
@@ -288,6 +290,7 @@ fn removed(old: &Instance, cause: Cause) -> String {
 fn found(cause: Cause) -> &'static str {
     match cause {
         Cause::Comparison => "; found by comparing all with ZooKeeper",
+        Cause::Audit => "; found by the audit, no watch had told",
         Cause::Resolution => "; its host name resolves to this address now",
         Cause::Watch | Cause::Time | Cause::Operator | Cause::Hold => "",
     }

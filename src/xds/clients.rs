@@ -16,16 +16,19 @@ use serde::Serialize;
 use super::{
     metrics::Metrics,
     status::{ClientStatus, State, TypeStatus},
-    stream::Client,
+    stream::{Client, Lag},
 };
 use crate::{
     resource::{Resource, ResourceType},
-    snapshot::ResourceSet,
+    snapshot::{ResourceSet, Snapshots},
 };
 
 /// What an open stream shows of itself.
 pub trait Inspect: Send + Sync {
     fn types(&self) -> Vec<(ResourceType, TypeStatus)>;
+
+    /// The types in which its client does not have what there is.
+    fn lags(&self, snapshots: &Snapshots) -> Vec<(ResourceType, Lag)>;
 
     /// Whether it subscribes to a resource of that name.
     fn wants(&self, kind: ResourceType, name: &str) -> bool;
@@ -126,10 +129,21 @@ impl Clients {
         following.map(follower).collect()
     }
 
-    /// The streams are asked after the list is let go, so that none waits for another.
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     pub(super) fn entries(&self) -> Vec<Arc<Entry>> {
+        let numbered = self.numbered().into_iter();
+        numbered.map(|(_, entry)| entry).collect()
+    }
+
+    /// With the number that each has for as long as it is open. The streams are asked after the list is
+    /// let go, so that none waits for another.
+    pub(super) fn numbered(&self) -> Vec<(u64, Arc<Entry>)> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.streams.values().cloned().collect()
+        let streams = open.streams.iter();
+        streams.map(|(id, entry)| (*id, entry.clone())).collect()
     }
 }
 

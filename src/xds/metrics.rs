@@ -11,6 +11,8 @@ pub struct Metrics {
     pub clients: IntGaugeVec,
     pub responses: IntCounterVec,
     pub nacks: IntCounterVec,
+    /// Streams that are behind for too long.
+    pub clients_behind: IntGaugeVec,
     /// Seconds from the event in the registry to the response that shows it.
     pub propagation: Histogram,
     /// State-of-the-world sets over what gRPC clients accept by default.
@@ -25,6 +27,10 @@ impl Metrics {
             "meshkeeper_xds_nacks_total",
             "Responses that a client rejected.",
         );
+        let behind = Opts::new(
+            "meshkeeper_audit_clients_behind",
+            "Streams that have not answered, or not had, what there is for more than 30 s.",
+        );
         let oversized = Opts::new(
             "meshkeeper_xds_oversized_responses_total",
             "Responses over 4 MiB that the protocol does not allow to split.",
@@ -38,14 +44,16 @@ impl Metrics {
             clients: IntGaugeVec::new(clients, &["kind"])?,
             responses: IntCounterVec::new(responses, &["type"])?,
             nacks: IntCounterVec::new(nacks, &["type"])?,
+            clients_behind: IntGaugeVec::new(behind, &["type"])?,
             propagation: Histogram::with_opts(propagation)?,
             oversized: IntCounterVec::new(oversized, &["type"])?,
         };
         metrics.show_zeros();
-        let collectors: [Box<dyn Collector>; 5] = [
+        let collectors: [Box<dyn Collector>; 6] = [
             Box::new(metrics.clients.clone()),
             Box::new(metrics.responses.clone()),
             Box::new(metrics.nacks.clone()),
+            Box::new(metrics.clients_behind.clone()),
             Box::new(metrics.propagation.clone()),
             Box::new(metrics.oversized.clone()),
         ];
@@ -63,6 +71,7 @@ impl Metrics {
         for kind in ResourceType::ALL {
             self.responses.with_label_values(&[kind.as_str()]);
             self.nacks.with_label_values(&[kind.as_str()]);
+            self.clients_behind.with_label_values(&[kind.as_str()]);
             self.oversized.with_label_values(&[kind.as_str()]);
         }
     }

@@ -35,11 +35,11 @@ use super::{
     metrics::Metrics,
     request::Request,
     status::TypeStatus,
-    stream::{Refusal, Response, Scope, Stream, Variant, shorten},
+    stream::{Lag, Refusal, Response, Scope, Stream, Variant, shorten},
 };
 use crate::{
     resource::{Resource, ResourceType, Stamps},
-    snapshot::ResourceSet,
+    snapshot::{ResourceSet, Snapshots},
 };
 
 /// Requests that are taken in before an answer is looked for; a client may send without end.
@@ -327,6 +327,11 @@ impl<V: Variant + Send> Inspect for Mutex<Stream<V>> {
             .unwrap_or_else(PoisonError::into_inner)
             .status()
             .collect()
+    }
+
+    fn lags(&self, snapshots: &Snapshots) -> Vec<(ResourceType, Lag)> {
+        let machine = self.lock().unwrap_or_else(PoisonError::into_inner);
+        machine.lags(snapshots)
     }
 
     fn wants(&self, kind: ResourceType, name: &str) -> bool {

@@ -15,15 +15,17 @@
 //! Source: the xDS protocol text, "ACK/NACK and resource type instance version" and "eventual
 //! consistency considerations".
 
+mod standing;
+
 use std::{
     collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+pub use self::standing::Lag;
 use super::{
     request::Request,
-    status::{State, TypeStatus},
     subscription::{Payload, Subscription},
 };
 use crate::{
@@ -324,12 +326,6 @@ impl<V: Variant> Stream<V> {
         lanes.map(|lane| lane.variant.footprint()).sum()
     }
 
-    /// How each subscribed type stands, for operators.
-    pub fn status(&self) -> impl Iterator<Item = (ResourceType, TypeStatus)> {
-        let lanes = ResourceType::ALL.into_iter().zip(&self.lanes);
-        lanes.filter_map(|(kind, lane)| lane.as_ref().map(|lane| (kind, lane.status())))
-    }
-
     /// `None` for a type that nobody here knows.
     fn kind_of(&self, request: &V::Request) -> Result<Option<ResourceType>, Refusal> {
         let url = request.type_url();
@@ -542,21 +538,6 @@ impl<V: Variant> Lane<V> {
         }
         self.free_if_answered();
         error.is_some()
-    }
-
-    fn status(&self) -> TypeStatus {
-        let state = match (&self.error, &self.outstanding, self.acked) {
-            (Some(_), ..) => State::Error,
-            (None, Some(_), _) => State::Stale,
-            (None, None, Some(_)) => State::Synced,
-            (None, None, None) => State::NotSent,
-        };
-        TypeStatus {
-            state,
-            version: self.acked.map(|version| version.to_string()),
-            subscribed: self.variant.subscription().len(),
-            error: self.error.clone(),
-        }
     }
 }
 

@@ -21,6 +21,9 @@ pub struct Metrics {
     reads: IntCounterVec,
     resyncs: IntCounterVec,
     load_seconds: HistogramVec,
+    audit_znodes: IntCounterVec,
+    audit_differences: IntCounterVec,
+    audit_rounds: IntCounterVec,
 }
 
 /// Those of one registry.
@@ -35,6 +38,9 @@ pub(super) struct OfRegistry {
     pub reads: IntCounter,
     pub resyncs: IntCounter,
     pub load_seconds: Histogram,
+    pub audit_znodes: IntCounter,
+    pub audit_differences: IntCounter,
+    pub audit_rounds: IntCounter,
 }
 
 impl Metrics {
@@ -46,6 +52,12 @@ impl Metrics {
         };
         let counter = |name: &str, help: &str| {
             let counter = IntCounterVec::new(options(name, help), &["registry"])?;
+            registry.register(Box::new(counter.clone()))?;
+            prometheus::Result::Ok(counter)
+        };
+        let audit = |name: &str, help: &str| {
+            let options = Opts::new(format!("meshkeeper_audit_{name}"), help);
+            let counter = IntCounterVec::new(options, &["registry"])?;
             registry.register(Box::new(counter.clone()))?;
             prometheus::Result::Ok(counter)
         };
@@ -71,6 +83,12 @@ impl Metrics {
                 "Full comparisons with ZooKeeper after the first load",
             )?,
             load_seconds,
+            audit_znodes: audit("znodes_total", "Znodes that were compared with ZooKeeper")?,
+            audit_differences: audit(
+                "differences_total",
+                "Znodes that were other than they were known, and no watch had told; they are read again",
+            )?,
+            audit_rounds: audit("rounds_total", "Times that all znodes were compared")?,
         })
     }
 
@@ -86,6 +104,9 @@ impl Metrics {
             reads: self.reads.with_label_values(&labels),
             resyncs: self.resyncs.with_label_values(&labels),
             load_seconds: self.load_seconds.with_label_values(&labels),
+            audit_znodes: self.audit_znodes.with_label_values(&labels),
+            audit_differences: self.audit_differences.with_label_values(&labels),
+            audit_rounds: self.audit_rounds.with_label_values(&labels),
         }
     }
 }

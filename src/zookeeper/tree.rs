@@ -16,6 +16,7 @@
 //! Invariant: nothing is removed between `connected` and the end of the load that follows, and that
 //! load is published as one batch: what changed (by zxid), what is new, what is gone.
 
+mod audit;
 mod mirror;
 #[cfg(test)]
 mod simulation;
@@ -29,8 +30,11 @@ use std::{
 
 use bytes::Bytes;
 
-pub use self::mirror::Tally;
-use self::mirror::{Mirror, Version};
+use self::{
+    audit::Audit,
+    mirror::{Mirror, Version},
+};
+pub use self::{audit::Step, mirror::Tally};
 use crate::registry::{
     Batch, Stat,
     layout::{Layout, Role},
@@ -66,14 +70,25 @@ pub enum Request {
     List(Arc<str>),
     /// Data and stat.
     Read(Arc<str>),
+    /// As [`Request::List`], but only to compare: no watch is set.
+    CheckList(Arc<str>),
+    /// As [`Request::Read`], but only to compare: no watch is set.
+    CheckRead(Arc<str>),
 }
 
 impl Request {
     pub fn path(&self) -> &str {
         match self {
             Self::Watch => "",
-            Self::List(path) | Self::Read(path) => path,
+            Self::List(path) | Self::Read(path) | Self::CheckList(path) | Self::CheckRead(path) => {
+                path
+            }
         }
+    }
+
+    /// Whether it only compares.
+    pub fn is_check(&self) -> bool {
+        matches!(self, Self::CheckList(_) | Self::CheckRead(_))
     }
 }
 
@@ -140,6 +155,7 @@ pub struct Tree {
     mirror: Mirror,
     pending: HashMap<Request, Pending>,
     queue: VecDeque<Request>,
+    audit: Audit,
     /// How many pending requests the load waits for.
     load_left: usize,
     /// A load ended and its batch was not taken yet.
@@ -157,6 +173,7 @@ impl Tree {
             mirror: Mirror::default(),
             pending: HashMap::new(),
             queue: VecDeque::new(),
+            audit: Audit::default(),
             load_left: 0,
             complete: false,
             loaded: false,
@@ -201,6 +218,7 @@ impl Tree {
         self.phase = Phase::Detached;
         self.pending.clear();
         self.queue.clear();
+        self.audit.forget();
         self.load_left = 0;
         if !self.complete {
             self.mirror.discard_staged();
@@ -224,11 +242,17 @@ impl Tree {
             bytes += request.path().len();
             batch.push(request);
         }
+        if batch.is_empty() {
+            return self.audit.requests(max, max_bytes);
+        }
         batch
     }
 
     /// The answer to a request that [`Tree::requests`] gave out since the last `connected`.
     pub fn reply(&mut self, request: Request, reply: Reply) {
+        if request.is_check() {
+            return self.checked(&request, &reply);
+        }
         match self.pending.get_mut(&request) {
             Some(pending) if pending.in_flight && pending.again == Again::Discard => {
                 pending.in_flight = false;
@@ -262,6 +286,7 @@ impl Tree {
 
     /// A watch fired. Paths without a place in the layout may come; they mean nothing here.
     pub fn event(&mut self, change: Change, path: &str) {
+        self.audit.happened(change, path);
         match self.phase {
             Phase::Loading | Phase::Synced => {
                 let role = self.layout.role(path);
@@ -293,9 +318,11 @@ impl Tree {
     /// What to publish now. Nothing is published twice; what is not taken gathers.
     pub fn take(&mut self) -> Batch {
         self.loaded |= self.complete;
+        let events = self.mirror.take();
         Batch {
             complete: std::mem::take(&mut self.complete),
-            events: self.mirror.take(),
+            audited: self.audit.found_any(&events),
+            events,
             stale: false,
             observed: None,
         }
@@ -399,7 +426,7 @@ impl Tree {
             (Request::Watch, Reply::Watching) => self.begin_load(),
             (Request::List(path), Reply::Children(names)) => self.listed(path, &names, load),
             (Request::List(path), Reply::Absent) if path.is_empty() => self.root_is_absent(load),
-            (Request::List(path), Reply::Absent) => self.inner_is_absent(path),
+            (Request::List(path), Reply::Absent) => self.inner_is_absent(path, load),
             (Request::List(path), Reply::Unreadable) if path.is_empty() => {
                 self.lost();
                 self.phase = Phase::RootDenied;
@@ -427,12 +454,21 @@ impl Tree {
         }
     }
 
-    /// A recursive watch tells of every znode by itself. One-shot watches tell of an inner znode by
+    /// A recursive watch tells of every znode by itself, but for what it lost. One-shot watches tell of an inner znode by
     /// its list alone, so there a list that fails is the end of it; but its children may have come
     /// again and been read by another session meanwhile: each has the last word on itself.
-    fn inner_is_absent(&mut self, path: &str) {
-        if self.watches == Watches::OneShot && !self.verify_children(path, &[]) {
-            self.mirror.remove(path);
+    fn inner_is_absent(&mut self, path: &Arc<str>, load: bool) {
+        match self.watches {
+            // A load takes away by itself what it did not see; later only a read does.
+            Watches::Recursive if !load => {
+                self.want(Request::Read(Arc::clone(path)), Again::Confirm);
+            }
+            Watches::Recursive => {}
+            Watches::OneShot => {
+                if !self.verify_children(path, &[]) {
+                    self.mirror.remove(path);
+                }
+            }
         }
     }
 

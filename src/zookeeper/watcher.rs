@@ -9,13 +9,20 @@
 //! gather in the machine, the last one of each path, and events go on being taken.
 
 mod arrivals;
+mod audit;
 mod link;
 mod one_shot;
 mod pacing;
 mod recursive;
 mod status;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesOrdered};
 use tokio::{
@@ -95,6 +102,8 @@ pub struct Watcher {
     stale: bool,
     paths: Arc<Paths>,
     only_one_shot: bool,
+    /// While it is set, no watch event gets through.
+    deaf: Arc<AtomicBool>,
     /// How many requests travel as one now.
     batch: usize,
     backoff: Backoff,
@@ -154,6 +163,7 @@ impl Watcher {
             arrivals: Arrivals::default(),
             stale: false,
             only_one_shot: false,
+            deaf: Arc::default(),
             batch: FIRST_BATCH,
             backoff: Backoff::default(),
             give_up: None,
@@ -190,6 +200,14 @@ impl Watcher {
     #[must_use]
     pub fn only_one_shot(mut self) -> Self {
         self.only_one_shot = true;
+        self
+    }
+
+    /// Loses every watch event while `deaf` is set: for tests, as no server can be made to lose one.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn deaf_while(mut self, deaf: Arc<AtomicBool>) -> Self {
+        self.deaf = deaf;
         self
     }
 
@@ -315,6 +333,7 @@ impl Watcher {
         // Since when there is something to publish.
         let mut gathering = None;
         let mut ask_again = Instant::now() + ASK_AGAIN;
+        let mut audit = Instant::now();
         loop {
             if let Some(end) = self.take_signals(link, &mut in_flight) {
                 return Ok(end);
@@ -371,6 +390,10 @@ impl Watcher {
                     self.tree.ask_again();
                     None
                 }
+                () = sleep_until(audit) => {
+                    audit = self.audit();
+                    None
+                }
                 opened = &mut *renewal => Some(End::Renewed(opened)),
             };
             if let Some(end) = end {
@@ -388,6 +411,7 @@ impl Watcher {
                 for (request, reply) in link.accept(answers) {
                     self.tree.reply(request, reply);
                 }
+                self.count_differences();
                 (self.tree.phase() == Phase::RootDenied).then_some(End::Denied)
             }
             Err(Failure::Unsupported) => Some(End::Unsupported),
@@ -399,7 +423,9 @@ impl Watcher {
     fn look_at(&mut self, answers: &Answers) {
         let bytes = answers.replies.iter().map(|(_, reply)| reply.size()).sum();
         self.batch = next_batch(self.batch, bytes);
-        let refused = |(_, reply): &&(Request, Reply)| *reply == Reply::Unreadable;
+        let refused = |(request, reply): &&(Request, Reply)| {
+            *reply == Reply::Unreadable && !request.is_check()
+        };
         let mut refused = answers.replies.iter().filter(refused);
         if let Some((request, _)) = refused.next() {
             warn!(
@@ -442,6 +468,7 @@ impl Watcher {
 
     fn signal(&mut self, signal: Signal, in_flight: &mut InFlight) -> Option<End> {
         match signal {
+            Signal::Event(..) if self.deaf.load(Ordering::Relaxed) => {}
             Signal::Event(change, path) => {
                 self.metrics.events.inc();
                 self.arrivals.note(Instant::now().into_std());

@@ -1,11 +1,14 @@
 //! Behaviours 39–41 and 44: slow readers, large sets, a registry that is not loaded.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{Client, DeltaClient, Dialect, Mesh, Refusal, ResourceType::*, TYPES, Told, told};
 use crate::{
     resource::ResourceType,
-    xds::{body, stream::Response},
+    xds::{
+        body,
+        stream::{Lag, Response},
+    },
 };
 
 /// What gRPC clients take by default.
@@ -415,4 +418,38 @@ fn line_44_the_last_good_state_stays_when_nothing_new_is_published() {
     let mut late = mesh.sotw();
     late.ask(Cluster, &[]);
     assert_eq!(late.next(), told(Cluster, &["a@1"]));
+}
+
+#[test]
+fn a_client_lags_from_a_change_that_it_wants_until_it_answered() {
+    fn check<V: Dialect>(mesh: &Mesh, mut client: Client<V>) {
+        let lags = |client: &Client<V>| client.stream.lags(&mesh.0.borrow().snapshots);
+        client.settle();
+        assert_eq!(lags(&client), []);
+        mesh.put(Cluster, "other@2");
+        assert_eq!(lags(&client), [], "what it does not want");
+        mesh.put(Cluster, "a@2");
+        assert!(matches!(lags(&client)[..], [(Cluster, Lag::Unsent(_))]));
+        let sent = mesh.now();
+        client.next();
+        mesh.pass(Duration::from_secs(40));
+        assert_eq!(lags(&client), [(Cluster, Lag::Unanswered(sent))]);
+        client.ack(Cluster);
+        assert_eq!(lags(&client), []);
+        mesh.put(Cluster, "a@3");
+        client.next();
+        client.nack(Cluster);
+        assert_eq!(lags(&client), [], "a rejection is an answer");
+        mesh.put(Cluster, "a@4");
+        mesh.set_loaded(false);
+        assert_eq!(lags(&client), [], "nothing is due before the load");
+    }
+    let mesh = Mesh::of(Cluster, &["a@1", "other@1"]);
+    let (mut sotw, mut delta) = (mesh.sotw(), mesh.delta());
+    sotw.ask(Cluster, &["a"]);
+    check(&mesh, sotw);
+    let mesh = Mesh::of(Cluster, &["a@1", "other@1"]);
+    delta.mesh = mesh.clone();
+    delta.subscribe(Cluster, &["a"]);
+    check(&mesh, delta);
 }

@@ -160,6 +160,24 @@ impl Mirror {
         self.unreadable.keys()
     }
 
+    pub fn is_unreadable(&self, path: &str) -> bool {
+        self.unreadable.contains_key(path)
+    }
+
+    /// What is published behind `path`, in order.
+    pub fn after(&self, path: &str) -> impl Iterator<Item = &Arc<str>> {
+        let behind = (Bound::Excluded(path), Bound::Unbounded);
+        self.published.range::<str, _>(behind).map(|(path, _)| path)
+    }
+
+    /// Which content is known of it, published or soon to be.
+    pub fn version(&self, path: &str) -> Option<Version> {
+        match self.staged.get(path) {
+            Some(staged) => staged.as_ref().map(|content| content.version),
+            None => self.published.get(path).map(|node| node.version),
+        }
+    }
+
     fn keep(&mut self, path: &str) {
         if let Some(node) = self.published.get_mut(path) {
             node.epoch = self.epoch;

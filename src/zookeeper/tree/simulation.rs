@@ -3,7 +3,8 @@
 //! Each session answers its requests in order, each at a moment of its own; its events and replies
 //! reach the machine as the watcher hands them in (events that came before a reply ahead of it).
 //! Connections break at any moment. At rest the mirror equals the tree, and no znode that existed
-//! throughout was ever removed.
+//! throughout was ever removed. Where events get lost too, that is so after the next audit, and as long
+//! as none does the audit finds nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,6 +41,24 @@ enum Step {
     Break,
     /// Another machine begins with what was published so far.
     Restart,
+    /// Of as many znodes.
+    Audit(usize),
+    /// The next event of a session never arrives.
+    Lose(usize),
+}
+
+fn audited_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        12 => step(),
+        1 => (1..6_usize).prop_map(Step::Audit),
+    ]
+}
+
+fn lossy_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        12 => audited_step(),
+        1 => (0..SESSIONS).prop_map(Step::Lose),
+    ]
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -84,6 +103,8 @@ struct World {
     sessions: Vec<Session>,
     /// What the batches add up to: the zxid that each path was last put with, and its birth.
     mirror: BTreeMap<String, Stat>,
+    /// What the audits found.
+    differences: Vec<Arc<str>>,
 }
 
 impl World {
@@ -95,6 +116,7 @@ impl World {
             znodes: BTreeMap::new(),
             sessions: Vec::new(),
             mirror: BTreeMap::new(),
+            differences: Vec::new(),
         };
         world.connect();
         world
@@ -170,14 +192,16 @@ impl World {
         match (self.watches, request) {
             (Watches::Recursive, _) => 0,
             (_, Request::Watch) => unreachable!("asked for by recursive watches only"),
-            (_, Request::List(path)) => path.len() % SESSIONS,
-            (_, Request::Read(path)) if depth_of(path) < 2 => path.len() % SESSIONS,
-            (_, Request::Read(path)) => (path.len() + 1) % SESSIONS,
+            (_, Request::List(path) | Request::CheckList(path)) => path.len() % SESSIONS,
+            (_, Request::Read(path) | Request::CheckRead(path)) if depth_of(path) < 2 => {
+                path.len() % SESSIONS
+            }
+            (_, Request::Read(path) | Request::CheckRead(path)) => (path.len() + 1) % SESSIONS,
         }
     }
 
     fn answer(&mut self, session: usize, request: &Request) -> Reply {
-        let one_shot = self.watches == Watches::OneShot;
+        let one_shot = self.watches == Watches::OneShot && !request.is_check();
         let path = request.path();
         let exists = self.znodes.contains_key(path);
         let names = self.children(path);
@@ -188,19 +212,19 @@ impl World {
                 session.recursive = true;
                 Reply::Watching
             }
-            Request::List(_) if !exists => {
+            Request::List(_) | Request::CheckList(_) if !exists => {
                 if one_shot && path.is_empty() {
                     session.data_watches.insert(String::new());
                 }
                 Reply::Absent
             }
-            Request::List(_) => {
+            Request::List(_) | Request::CheckList(_) => {
                 if one_shot {
                     session.child_watches.insert(path.to_owned());
                 }
                 Reply::Children(names)
             }
-            Request::Read(_) => {
+            Request::Read(_) | Request::CheckRead(_) => {
                 let Some(stat) = stat else {
                     return Reply::Absent;
                 };
@@ -244,6 +268,7 @@ impl World {
         match self.sessions[session].sent.pop_front() {
             Some(Message::Reply(request, reply)) => {
                 self.tree.reply(request, reply);
+                self.differences.extend(self.tree.take_differences());
                 true
             }
             _ => false,
@@ -334,7 +359,25 @@ impl World {
             }
             Step::Break => self.connect(),
             Step::Restart => self.restart(),
+            Step::Audit(most) => {
+                self.tree.audit(*most);
+            }
+            Step::Lose(session) => self.lose(*session),
         }
+    }
+
+    fn lose(&mut self, session: usize) {
+        let sent = &mut self.sessions[session].sent;
+        let event = sent.iter().position(|m| matches!(m, Message::Event(..)));
+        event.map(|at| sent.remove(at));
+    }
+
+    /// Compares everything, and lets that come to its end.
+    fn audit(&mut self) {
+        while !self.tree.audit(3).round && self.tree.phase() == Phase::Synced {
+            self.settle();
+        }
+        self.settle();
     }
 
     fn write(&mut self, service: &str, instance: &str) {
@@ -398,6 +441,33 @@ fn run(watches: Watches, steps: &[Step]) {
     world.check();
 }
 
+fn run_audited(watches: Watches, steps: &[Step]) {
+    let mut world = World::new(watches);
+    for step in steps {
+        world.step(step);
+    }
+    world.settle();
+    world.audit();
+    world.check();
+    assert!(world.differences.is_empty(), "{:?}", world.differences);
+}
+
+fn run_lossy(watches: Watches, steps: &[Step]) {
+    let mut world = World::new(watches);
+    for step in steps {
+        world.step(step);
+    }
+    // What a round was behind already, and what comes of a find, is up to the next one.
+    for _ in 0..3 {
+        world.settle();
+        world.audit();
+    }
+    world.check();
+    world.differences.clear();
+    world.audit();
+    assert!(world.differences.is_empty(), "{:?}", world.differences);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -409,5 +479,42 @@ proptest! {
     #[test]
     fn one_shot_watches_mirror_the_tree(steps in prop::collection::vec(step(), 0..120)) {
         run(Watches::OneShot, &steps);
+    }
+
+    #[test]
+    fn an_audit_of_a_recursive_watch_that_tells_all_finds_nothing(steps in prop::collection::vec(audited_step(), 0..120)) {
+        run_audited(Watches::Recursive, &steps);
+    }
+
+    #[test]
+    fn an_audit_of_one_shot_watches_that_tell_all_finds_nothing(steps in prop::collection::vec(audited_step(), 0..120)) {
+        run_audited(Watches::OneShot, &steps);
+    }
+
+    #[test]
+    fn what_a_recursive_watch_loses_the_audit_finds(steps in prop::collection::vec(lossy_step(), 0..120)) {
+        run_lossy(Watches::Recursive, &steps);
+    }
+
+    #[test]
+    fn what_one_shot_watches_lose_the_audit_finds(steps in prop::collection::vec(lossy_step(), 0..120)) {
+        run_lossy(Watches::OneShot, &steps);
+    }
+}
+
+/// So that the losses above are real.
+#[test]
+fn without_an_audit_what_a_watch_loses_stays_unknown() {
+    for watches in [Watches::Recursive, Watches::OneShot] {
+        let mut world = World::new(watches);
+        world.write("a", "i");
+        world.settle();
+        world.write("a", "i");
+        (0..SESSIONS).for_each(|session| world.lose(session));
+        world.settle();
+        assert_ne!(world.mirror["a/i"], world.znodes["a/i"]);
+        world.audit();
+        world.check();
+        assert_eq!(world.differences, [Arc::from("a/i")]);
     }
 }

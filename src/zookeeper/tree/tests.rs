@@ -3,15 +3,15 @@
 use super::*;
 use crate::registry::Event;
 
-fn read(path: &str) -> Request {
+pub(super) fn read(path: &str) -> Request {
     Request::Read(Arc::from(path))
 }
 
-fn list(path: &str) -> Request {
+pub(super) fn list(path: &str) -> Request {
     Request::List(Arc::from(path))
 }
 
-fn node(zxid: i64) -> Reply {
+pub(super) fn node(zxid: i64) -> Reply {
     let stat = Stat {
         czxid: zxid,
         mzxid: zxid,
@@ -23,12 +23,12 @@ fn node(zxid: i64) -> Reply {
     }
 }
 
-fn names(names: &[&str]) -> Reply {
+pub(super) fn names(names: &[&str]) -> Reply {
     Reply::Children(names.iter().map(ToString::to_string).collect())
 }
 
 /// Asserts that exactly `asked` is asked for, and answers it.
-fn answer(tree: &mut Tree, asked: Vec<(Request, Reply)>) {
+pub(super) fn answer(tree: &mut Tree, asked: Vec<(Request, Reply)>) {
     let requests: Vec<Request> = asked.iter().map(|(request, _)| request.clone()).collect();
     assert_eq!(tree.requests(500, usize::MAX), requests);
     for (request, reply) in asked {
@@ -36,7 +36,7 @@ fn answer(tree: &mut Tree, asked: Vec<(Request, Reply)>) {
     }
 }
 
-fn published(tree: &mut Tree) -> (Vec<String>, bool) {
+pub(super) fn published(tree: &mut Tree) -> (Vec<String>, bool) {
     let batch = tree.take();
     let text = |event: &Event| match event {
         Event::Put { path, stat, .. } => format!("+{path}@{}", stat.mzxid),
@@ -47,7 +47,7 @@ fn published(tree: &mut Tree) -> (Vec<String>, bool) {
 }
 
 /// A tree with `orders`, `orders/i-1` and `orders/i-2`, loaded with `watches`.
-fn loaded() -> Tree {
+pub(super) fn loaded() -> Tree {
     let mut tree = Tree::new(Layout::flat());
     load(&mut tree);
     assert_eq!(
@@ -57,7 +57,7 @@ fn loaded() -> Tree {
     tree
 }
 
-fn load(tree: &mut Tree) {
+pub(super) fn load(tree: &mut Tree) {
     tree.connected(Watches::Recursive);
     answer(tree, vec![(Request::Watch, Reply::Watching)]);
     answer(tree, vec![(list(""), names(&["orders"]))]);

@@ -93,10 +93,11 @@ impl OneShot {
         self.layout.role(path) == Role::Leaf
     }
 
-    /// Lists and reads of leaves set watches; a read of an inner znode sets none.
+    /// Lists and reads of leaves set watches; a read of an inner znode sets none, nor does a check: each
+    /// would leave one more here until the next change.
     fn sets_watch(&self, request: &Request) -> bool {
         match request {
-            Request::Watch => false,
+            Request::Watch | Request::CheckList(_) | Request::CheckRead(_) => false,
             Request::List(_) => true,
             Request::Read(path) => self.is_leaf(path),
         }
@@ -147,10 +148,13 @@ impl Link for OneShot {
     }
 
     fn call(&mut self, requests: Vec<Request>) -> BoxFuture<'static, Result<Answers, Failure>> {
-        // An inner znode is read on the session that lists it, so that the two are in order.
+        // An inner znode is read on the session that lists it, and a check goes where the watch is, so
+        // that the two are in order.
         let session = |request: &Request| {
-            let list = Request::List(Arc::from(request.path()));
-            let held = self.assigned.get(request).or(self.assigned.get(&list));
+            let path: Arc<str> = Arc::from(request.path());
+            let held = (self.assigned.get(request))
+                .or_else(|| self.assigned.get(&Request::List(Arc::clone(&path))))
+                .or_else(|| self.assigned.get(&Request::Read(path)));
             held.copied().unwrap_or(0)
         };
         let calls: Vec<_> = (requests.into_iter())
@@ -247,7 +251,10 @@ async fn one(client: &Client, paths: &Paths, call: &Call) -> Answered {
     let answer = match &call.request {
         Request::Watch => return Err(Failure::Unsupported),
         Request::List(_) => list(client, path).await,
-        Request::Read(_) => read(client, path, call.watch).await,
+        Request::CheckList(_) => {
+            (client.list_children(path).await).map(|names| (Reply::Children(names), None))
+        }
+        Request::Read(_) | Request::CheckRead(_) => read(client, path, call.watch).await,
     };
     match answer {
         Ok((Reply::Children(mut names), watcher)) => {
@@ -255,7 +262,7 @@ async fn one(client: &Client, paths: &Paths, call: &Call) -> Answered {
             Ok((Reply::Children(names), watcher))
         }
         Ok(answer) => Ok(answer),
-        Err(Error::NoNode) if relative.is_empty() => await_root(client, path).await,
+        Err(Error::NoNode) if relative.is_empty() && call.watch => await_root(client, path).await,
         Err(error) => Ok((refusal(path, error)?, None)),
     }
 }

@@ -142,8 +142,8 @@ async fn read(
     for request in &requests {
         let path = paths.absolute(request.path(), &mut path);
         let added = match request {
-            Request::List(_) => reader.add_get_children(path),
-            Request::Read(_) | Request::Watch => reader.add_get_data(path),
+            Request::List(_) | Request::CheckList(_) => reader.add_get_children(path),
+            Request::Read(_) | Request::CheckRead(_) | Request::Watch => reader.add_get_data(path),
         };
         refused.push(match added {
             Ok(()) => None,
