@@ -10,6 +10,7 @@ mod states;
 use std::{convert::Infallible, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
+use imbl::OrdSet;
 use rustix::process::{Resource as Limit, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -165,9 +166,8 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
     let metrics = telemetry::metrics()?;
     let xds_listener = listen(XDS, config.xds.listen)?;
     let admin_listener = listen(ADMIN, config.admin.listen)?;
-    let (mut publisher, readers) = publisher(config, &metrics)?;
+    let (publisher, readers) = publisher(config, &metrics)?;
     let xds_metrics = xds::metrics::Metrics::register(&metrics)?;
-    let zookeeper_metrics = zookeeper::Metrics::register(&metrics)?;
     let clients = Clients::new(xds_metrics.clone());
     let admission = Admission::register(limits(&config.xds), &metrics)?;
     let loads = Loads::register(&metrics, readers.snapshots.clone())?;
@@ -180,40 +180,14 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
 
     let (own_thread, registry_thread) = OwnThread::start()?;
     let mut tasks = Tasks::new();
-    let mut batches = Vec::new();
-    let mut watched = Vec::new();
-    let kept = states(config, &metrics, &stop)?;
-    for (at, registry) in config.registries.iter().enumerate() {
-        let (sender, receiver) = mpsc::channel(BATCHES);
-        let (state, states) = watch::channel(State::new());
-        batches.push(receiver);
-        watched.push(Watched::new(registry, states, &readiness));
-        let known = kept.as_ref().and_then(|states| {
-            let config = registry_config(registry);
-            states.keep(at, &registry.connect, &config, &mut publisher, &mut tasks)
-        });
-        let config = zookeeper_config(registry);
-        let (metrics, stop) = (zookeeper_metrics.clone(), stop.clone());
-        tasks.spawn_on(&registry_thread, "zookeeper", async move {
-            let mirror = Watcher::new(config, &metrics, sender, state)?;
-            mirror.knowing(known).run(stop).await
-        });
+    let watched = Mirroring {
+        config,
+        metrics: &metrics,
+        readiness: &readiness,
+        thread: &registry_thread,
+        stop: &stop,
     }
-    let wait = config.state.wait;
-    let (resolutions, resolved) = mpsc::channel(RESOLUTIONS);
-    let look_ups = resolve::run(
-        config.dns.refresh,
-        resolve::Metrics::register(&metrics)?,
-        readers.hosts.clone(),
-        resolutions,
-        stop.clone(),
-    );
-    // Look-ups that hang end with this thread's runtime, which nobody waits for.
-    tasks.spawn_on(&registry_thread, "resolver", look_ups);
-    tasks.spawn_on(&registry_thread, "publish", async move {
-        publisher.run(batches, resolved, wait).await;
-        Ok::<_, Infallible>(())
-    });
+    .start(publisher, readers.hosts.clone(), &mut tasks)?;
     let context = Context {
         fanout: Fanout::new(readers.snapshots.clone()),
         clients: clients.clone(),
@@ -256,6 +230,62 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
         stop,
         _registry: own_thread,
     })
+}
+
+/// The left half: from ZooKeeper to snapshots, on a thread of its own.
+struct Mirroring<'a> {
+    config: &'a Config,
+    metrics: &'a prometheus::Registry,
+    readiness: &'a Readiness,
+    thread: &'a Handle,
+    stop: &'a CancellationToken,
+}
+
+impl Mirroring<'_> {
+    /// Watches every registry, looks host names up and publishes; how the registries stand.
+    fn start(
+        self,
+        mut publisher: Publisher,
+        hosts: watch::Receiver<OrdSet<Arc<str>>>,
+        tasks: &mut Tasks,
+    ) -> Result<Vec<Watched>, Error> {
+        let metrics = zookeeper::Metrics::register(self.metrics)?;
+        let kept = states(self.config, self.metrics, self.stop)?;
+        let mut batches = Vec::new();
+        let mut watched = Vec::new();
+        for (at, registry) in self.config.registries.iter().enumerate() {
+            let (sender, receiver) = mpsc::channel(BATCHES);
+            let (state, states) = watch::channel(State::new());
+            batches.push(receiver);
+            watched.push(Watched::new(registry, states, self.readiness));
+            let known = kept.as_ref().and_then(|states| {
+                let config = registry_config(registry);
+                states.keep(at, &registry.connect, &config, &mut publisher, tasks)
+            });
+            let config = zookeeper_config(registry);
+            let (metrics, stop) = (metrics.clone(), self.stop.clone());
+            tasks.spawn_on(self.thread, "zookeeper", async move {
+                let mirror = Watcher::new(config, &metrics, sender, state)?;
+                mirror.knowing(known).run(stop).await
+            });
+        }
+        let (resolutions, resolved) = mpsc::channel(RESOLUTIONS);
+        let look_ups = resolve::run(
+            self.config.dns.refresh,
+            resolve::Metrics::register(self.metrics)?,
+            hosts,
+            resolutions,
+            self.stop.clone(),
+        );
+        // Look-ups that hang end with this thread's runtime, which nobody waits for.
+        tasks.spawn_on(self.thread, "resolver", look_ups);
+        let wait = self.config.state.wait;
+        tasks.spawn_on(self.thread, "publish", async move {
+            publisher.run(batches, resolved, wait).await;
+            Ok::<_, Infallible>(())
+        });
+        Ok(watched)
+    }
 }
 
 impl App {

@@ -58,9 +58,9 @@ impl MeshKeeper {
         server
     }
 
-    /// Ready, with further keys of `mesh`.
+    /// Ready, with further keys of `mesh`; without the guard, as many instances go at once in such tests.
     pub async fn start_mesh_with(zookeeper: &str, mesh: &str) -> Self {
-        let server = Self::spawn_with(zookeeper, "", mesh, "");
+        let server = Self::spawn_with(zookeeper, "", mesh, "guard: {enabled: false}");
         server.ready().await;
         server
     }

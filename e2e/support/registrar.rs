@@ -315,11 +315,16 @@ async fn surely<T, F: Future<Output = Result<T, Error>>>(act: impl Fn() -> F, al
 /// A session that outlives every fault. It holds a znode at once: where servers keep sessions to
 /// themselves, the ensemble knows only those that do.
 async fn lasting_session(connect: &str) -> Client {
-    let client = session(connect).await;
     let options = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
-    let never = Error::NodeExists;
-    surely(|| client.create("/fleet-", b"", &options), &never).await;
-    client
+    let mut client = session(connect).await;
+    loop {
+        match client.create("/fleet-", b"", &options).await {
+            Ok(_) => return client,
+            // The server that kept it to itself has gone: nothing hung on it yet.
+            Err(Error::SessionExpired | Error::ClientClosed) => client = session(connect).await,
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
 }
 
 /// A session past everything that is broken.

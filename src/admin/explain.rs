@@ -215,14 +215,22 @@ fn registered<'a>(picture: &'a Picture, subject: &Subject<'_>) -> Vec<Registered
                 let shown = shown.and_then(|shown| shown.instances.get(instance.socket()));
                 found.push(Registered {
                     service: &service.name,
-                    told: shown.is_some_and(|shown| Arc::ptr_eq(shown, instance))
-                        && is_told(instance),
+                    told: shown.is_some_and(|shown| is_same(shown, instance)) && is_told(instance),
                     instance: InstanceView::of(instance, state(service, instance, picture)),
                 });
             }
         }
     }
     found
+}
+
+/// Whether both are of one znode. What clients are told need not be the latest copy of it.
+fn is_same(one: &Instance, other: &Instance) -> bool {
+    let place = |instance: &Instance| {
+        let origin = &instance.origin;
+        (origin.source.registry.clone(), Arc::clone(&origin.znode))
+    };
+    place(one) == place(other)
 }
 
 fn is_told(instance: &Instance) -> bool {

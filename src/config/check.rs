@@ -12,7 +12,7 @@ mod state;
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use super::{
-    Admin, Config, Flags, Mesh, Place, Problem, Problems, Xds,
+    Admin, Config, Flags, Mesh, Place, Problem, Problems, Registry, Xds,
     document::{self, Node, Step},
     value,
 };
@@ -117,31 +117,7 @@ impl<'t> Checker<'t> {
             Place::Line { line, column, .. } => (line, column),
             _ => (0, 0),
         });
-        if let [registry, _, ..] = &config.registries[..] {
-            let first = registry.name.clone();
-            for (flag, text) in [("--zookeeper", &flags.zookeeper), ("--root", &flags.root)] {
-                if text.is_some() {
-                    let message = format!(
-                        "is for one registry, and the file has several; set that of `{first}` or another there"
-                    );
-                    self.push(Place::Flag(flag), "", message);
-                }
-            }
-        }
-        if let Some(registry) = config.registries.first_mut() {
-            self.flag(
-                "--zookeeper",
-                flags.zookeeper.as_ref(),
-                value::connect,
-                &mut registry.connect,
-            );
-            self.flag(
-                "--root",
-                flags.root.as_ref(),
-                value::root,
-                &mut registry.root,
-            );
-        }
+        self.lay_over_registries(&mut config.registries, flags);
         if self.flag(
             "--xds-listen",
             flags.xds_listen.as_ref(),
@@ -172,6 +148,35 @@ impl<'t> Checker<'t> {
             });
         }
         Err(Problems(self.problems))
+    }
+
+    /// Flags are for a single registry.
+    fn lay_over_registries(&mut self, registries: &mut [Registry], flags: &Flags) {
+        if let [registry, _, ..] = registries {
+            let first = registry.name.clone();
+            for (flag, text) in [("--zookeeper", &flags.zookeeper), ("--root", &flags.root)] {
+                if text.is_some() {
+                    let message = format!(
+                        "is for one registry, and the file has several; set that of `{first}` or another there"
+                    );
+                    self.push(Place::Flag(flag), "", message);
+                }
+            }
+        }
+        if let Some(registry) = registries.first_mut() {
+            self.flag(
+                "--zookeeper",
+                flags.zookeeper.as_ref(),
+                value::connect,
+                &mut registry.connect,
+            );
+            self.flag(
+                "--root",
+                flags.root.as_ref(),
+                value::root,
+                &mut registry.root,
+            );
+        }
     }
 
     /// Whether the flag was given and good.

@@ -36,8 +36,7 @@ impl Record {
     }
 
     pub(super) fn judge(&mut self, noted: Noted, registry: &Guarded) {
-        self.recorder
-            .judge(noted, |znode| registry.is_rejected(znode));
+        self.recorder.judge(noted, |znode| registry.is_bad(znode));
     }
 
     pub(super) fn draw(&mut self, registry: &Guarded) {

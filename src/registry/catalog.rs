@@ -2,7 +2,7 @@
 //!
 //! A service that several registries hold is one service. Its instances are those of all of them, by
 //! address and port; where two hold the same, the first counts (least priority number, then the order
-//! of the configuration). Priorities stay with the instances, for clients to fail over by.
+//! of the configuration), but one that is registered before one that only its guard holds. Priorities stay with the instances, for clients to fail over by.
 //!
 //! It refuses to know znodes. Invariants: a registry that is down or odd changes nothing of what another
 //! holds; the whole costs what a change touches; with one registry the whole is that registry.
@@ -16,10 +16,10 @@ use imbl::{OrdMap, OrdSet};
 use self::merged::Merged;
 use super::{
     Batch, Changes, Config, Former, Guarded, Rejected, Resolution, Restored, View,
-    guard::{self, Notice},
+    guard::{self, Holds, Notice},
     journal::{Cause, Journal, What},
 };
-use crate::model::Service;
+use crate::model::{Service, Touched};
 
 #[derive(Debug)]
 pub struct Catalog {
@@ -207,7 +207,7 @@ impl Catalog {
             return Changes::new();
         };
         let (known, before) = (registry.loaded(), registry.view());
-        let changes = change(registry);
+        let mut changes = change(registry);
         let (name, after) = (registry.name(), registry.view());
         if known {
             let views = (&before, &after);
@@ -223,6 +223,9 @@ impl Catalog {
             };
             self.journal.record(now, &name, what);
             self.rejections.insert(path, rejected);
+        }
+        if self.registries.len() > 1 {
+            join(&mut changes, turned(&before.holds, &after.holds));
         }
         changes
     }
@@ -277,6 +280,16 @@ impl Catalog {
     }
 }
 
+/// What is held that was not, or the other way round: for the registry alone that changes nothing.
+fn turned(before: &Holds, after: &Holds) -> Changes {
+    let mut changes = Changes::new();
+    for (name, held) in after.since(before).chain(before.since(after)) {
+        let socket = Touched::Some([held.instance.socket()].into());
+        join(&mut changes, [(name, socket)].into());
+    }
+    changes
+}
+
 /// Adds what changed to what changed before.
 pub fn join(all: &mut Changes, later: Changes) {
     for (name, touched) in later {
@@ -294,7 +307,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::{Instance, Instances, Touched},
+        model::{Instance, Instances},
         registry::{Event, Layout, Shape, Stat, format::FormatChoice},
     };
 
@@ -392,6 +405,29 @@ mod tests {
         };
         assert!(why(2).ends_with("found by the audit, no watch had told"));
         assert!(!why(3).contains("audit"));
+    }
+
+    #[test]
+    fn who_is_registered_is_served_rather_than_who_is_held_of_a_registry_before() {
+        let mut catalog = Catalog::new(
+            vec![config("a", 0), config("b", 1)],
+            &guard::Config::default(),
+        );
+        let all = |put: &dyn Fn(u8) -> Event| told((1..=9).map(put).collect::<Vec<_>>());
+        let there = |n: u8| put(&format!("s/{n}"), &format!("10.0.0.{n}:80"));
+        let gone = |n: u8| delete(&format!("s/{n}"));
+        catalog.apply(0, all(&there), 0);
+        catalog.apply(1, told([there(1)]), 0);
+        assert_eq!(served(&catalog, "s")[..2], ["10.0.0.1 a/0", "10.0.0.2 a/0"]);
+        let changes = catalog.apply(0, all(&gone), 0);
+        assert_eq!(served(&catalog, "s")[..2], ["10.0.0.1 b/1", "10.0.0.2 a/0"]);
+        let first = Touched::Some([([10, 0, 0, 1].into(), 80)].into());
+        assert_eq!(changes, [("s".into(), first)].into());
+        // While both only hold it, and when it is back where it was, the first counts.
+        catalog.apply(1, told([delete("s")]), 0);
+        assert_eq!(served(&catalog, "s")[0], "10.0.0.1 a/0");
+        catalog.apply(0, told([there(1)]), 0);
+        assert_eq!(served(&catalog, "s")[0], "10.0.0.1 a/0");
     }
 
     #[test]

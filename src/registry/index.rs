@@ -175,6 +175,17 @@ impl Index {
         std::mem::take(&mut self.rejections)
     }
 
+    /// Whether the data of a znode, by its path below the root, could not be read as they stand, wherever
+    /// that is listed. One that is left out for what others say, or may not be read, has no bad data.
+    pub fn is_bad(&self, znode: &str) -> bool {
+        let Place::Instance(service) = self.config.layout.place(znode) else {
+            return false;
+        };
+        let entry = (self.bases.get(service)).and_then(|base| base.entries.get(znode));
+        let bad = entry.and_then(|entry| entry.bad.as_deref());
+        bad.is_some_and(|bad| bad.format != UNREADABLE)
+    }
+
     /// Whether the whole tree was seen once. Before that the view has only a part of it.
     pub fn loaded(&self) -> bool {
         self.loaded

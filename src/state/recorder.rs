@@ -17,7 +17,7 @@ type Znodes = OrdMap<Arc<str>, Arc<Znode>>;
 pub(super) struct Znode {
     pub stat: Stat,
     pub data: Box<[u8]>,
-    /// Its data are rejected as they stand.
+    /// Its data are bad as they stand.
     pub bad: bool,
     /// The last data of the same znode that were not.
     pub good: Option<Box<(Stat, Box<[u8]>)>>,
@@ -72,13 +72,13 @@ impl Recorder {
         Noted(written)
     }
 
-    /// Says which of the written ones are rejected, by their paths below the root.
-    pub fn judge(&mut self, noted: Noted, rejected: impl Fn(&str) -> bool) {
+    /// Says which of the written ones are bad, by their paths below the root.
+    pub fn judge(&mut self, noted: Noted, is_bad: impl Fn(&str) -> bool) {
         for path in noted.0 {
             let Some(znode) = self.znodes.get_mut(&path) else {
                 continue;
             };
-            let bad = rejected(&path);
+            let bad = is_bad(&path);
             if znode.bad != bad || (!bad && znode.good.is_some()) {
                 let znode = Arc::make_mut(znode);
                 znode.bad = bad;

@@ -11,11 +11,13 @@ use std::sync::Arc;
 pub(super) const OUTBOUND: &str = "outbound";
 
 /// What else a service answers to: its own name in lower case, where clients take that for a host
-/// though it is none by RFC 1123. No host name looks like it, so it is in nobody's way.
+/// though it is none by RFC 1123. No host looks like it, and services with one alias have one host.
 pub(super) fn alias(name: &str, host: &str) -> Option<String> {
     let alias = name.to_ascii_lowercase();
     let usual = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    let labels = !alias.split('.').any(str::is_empty);
+    let labels = alias
+        .split('.')
+        .all(|label| (1..=63).contains(&label.len()));
     (alias != host && labels && alias.chars().all(usual)).then_some(alias)
 }
 

@@ -42,8 +42,19 @@ fn any_instance() -> impl Strategy<Value = Instance> {
 
 /// A service of one of a few names that get in each other's way.
 fn any_service() -> impl Strategy<Value = Arc<Service>> {
-    let name =
-        prop::sample::select(&["a", "a.mesh", "A.mesh.mesh", "mesh", "B", "b.MESH", "c"][..]);
+    let name = prop::sample::select(
+        &[
+            "a",
+            "a.mesh",
+            "A.mesh.mesh",
+            "mesh",
+            "B",
+            "b.MESH",
+            "c_d",
+            "c_d.mesh",
+            "C_D.mesh.mesh",
+        ][..],
+    );
     (name, prop::collection::vec(any_instance(), 0..8)).prop_map(|(name, mut instances)| {
         let mut seen = HashSet::new();
         instances.retain(|i| seen.insert((i.address, i.port)));
@@ -176,7 +187,8 @@ proptest! {
         prop_assert_eq!(unique.len(), domains.len());
         for service in &services {
             let host = hosts.iter().find(|host| *host.name == *service.name).unwrap();
-            prop_assert_eq!(&host.domains[0], &service.name.to_lowercase());
+            prop_assert_eq!(&*host.domains[0], &*service.host);
+            prop_assert!(host.domains.contains(&service.name.to_lowercase()));
         }
         for service in &services {
             let second = format!("{}.mesh", service.name.to_lowercase());

@@ -44,6 +44,8 @@ pub(super) struct VirtualHosts {
     suffix: Suffix,
     /// By host name.
     hosts: BTreeMap<String, Host>,
+    /// The host names behind the aliases.
+    aliases: BTreeMap<String, String>,
     /// The host names to look at before the next rendering.
     stale: BTreeSet<String>,
     /// Domains that were answered to and may be no more.
@@ -71,6 +73,7 @@ impl VirtualHosts {
         Self {
             suffix,
             hosts: BTreeMap::new(),
+            aliases: BTreeMap::new(),
             stale: BTreeSet::new(),
             gone: BTreeSet::new(),
             version: None,
@@ -81,9 +84,14 @@ impl VirtualHosts {
     pub fn insert(&mut self, service: &Service) {
         let host = &*service.host;
         self.touch(host);
+        let alias = name::alias(&service.name, host);
+        if let Some(alias) = &alias {
+            self.aliases.insert(alias.clone(), host.to_owned());
+            self.touch(alias);
+        }
         let entry = Host {
             service: service.name.clone(),
-            alias: name::alias(&service.name, host),
+            alias,
             fragment: None,
         };
         let before = self.hosts.insert(host.to_owned(), entry);
@@ -93,6 +101,10 @@ impl VirtualHosts {
     pub fn remove(&mut self, host: &str) {
         self.touch(host);
         let before = self.hosts.remove(host);
+        if let Some(alias) = before.as_ref().and_then(|host| host.alias.clone()) {
+            self.aliases.remove(&alias);
+            self.touch(&alias);
+        }
         self.forget(before);
     }
 
@@ -103,11 +115,21 @@ impl VirtualHosts {
     }
 
     /// What comes or goes takes or frees the second name of at most one other service.
-    fn touch(&mut self, host: &str) {
-        self.stale.insert(host.to_owned());
-        if let Some(other) = self.suffix.strip(host) {
-            self.stale.insert(other.to_owned());
+    fn touch(&mut self, domain: &str) {
+        for domain in [Some(domain), self.suffix.strip(domain)]
+            .into_iter()
+            .flatten()
+        {
+            let host = self.aliases.get(domain).map_or(domain, String::as_str);
+            self.stale.insert(host.to_owned());
         }
+    }
+
+    /// The second name of a host or an alias, unless a service is called so.
+    fn second(&self, domain: &str) -> Option<String> {
+        let second = self.suffix.append(domain)?;
+        let taken = self.hosts.contains_key(&second) || self.aliases.contains_key(&second);
+        (!taken).then_some(second)
     }
 
     /// The virtual hosts that changed, one by one, and the route configuration that holds all of
@@ -138,17 +160,18 @@ impl VirtualHosts {
     }
 
     fn refresh(&mut self, host: &str, put: &mut Vec<Arc<Resource>>) {
-        let second = self.suffix.append(host);
-        let second = second.filter(|second| !self.hosts.contains_key(second));
+        let alias = self.hosts.get(host).and_then(|entry| entry.alias.clone());
+        let names = std::iter::once(host.to_owned()).chain(alias);
+        let domains: Vec<_> = names
+            .flat_map(|name| {
+                let second = self.second(&name);
+                std::iter::once(name).chain(second)
+            })
+            .collect();
         let Some(entry) = self.hosts.get_mut(host) else {
             return;
         };
         let service = &entry.service;
-        let mut domains: Vec<_> = std::iter::once(host.to_owned()).chain(second).collect();
-        if let Some(alias) = &entry.alias {
-            domains.extend(self.suffix.append(alias));
-            domains.push(alias.clone());
-        }
         let alone = domains.iter().filter_map(|domain| {
             let (service, name) = (service.clone(), name::virtual_host(domain));
             render(DomainHost { service, name }, &mut None)

@@ -34,7 +34,7 @@ pub(super) fn instance(at: &str, weight: u32) -> Instance {
 pub(super) fn service(name: &str, instances: impl IntoIterator<Item = Instance>) -> Arc<Service> {
     Arc::new(Service {
         name: name.into(),
-        host: name.to_lowercase().into(),
+        host: name.to_lowercase().replace('_', "-").into(),
         registry: "main".into(),
         instances: instances.into_iter().map(Arc::new).collect(),
     })

@@ -1,8 +1,9 @@
 //! The services of several registries as one set.
 //!
 //! It refuses to know where views come from: they are given in the order of their rank. Invariant: a
-//! service has the instances of all views that have it, by address and port, those of the first view
-//! where two have the same; of services with one host the first view's is there.
+//! service has the instances of all views that have it, by address and port; where two have the same, that of
+//! the first view where it is registered, and of the first one that holds it where it is registered nowhere;
+//! of services with one host the first view's is there.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -86,11 +87,11 @@ impl Merged {
         self.note_conflict(name, holder.as_ref());
         let parts: Vec<_> = views
             .iter()
-            .filter_map(|view| view.services.get(name))
+            .filter_map(|view| Some((view, view.services.get(name)?)))
             .collect();
         let first = parts.first().filter(|_| holder.as_ref() == Some(name));
         let before = self.services.get(name).cloned();
-        let Some(first) = first else {
+        let Some((_, first)) = first else {
             self.services.remove(name);
             return before.map(|_| Touched::All);
         };
@@ -110,7 +111,7 @@ impl Merged {
         let mut visible = BTreeSet::new();
         for socket in sockets {
             let was = after.instances.get(socket).cloned();
-            let is = parts.iter().find_map(|part| part.instances.get(socket));
+            let is = served(&parts, name, socket);
             if differ(was.as_ref(), is) {
                 visible.insert(socket);
             }
@@ -143,8 +144,28 @@ impl Merged {
     }
 }
 
-fn all_sockets(before: Option<&Service>, parts: &[&Arc<Service>]) -> BTreeSet<Socket> {
-    let services = before.into_iter().chain(parts.iter().map(|part| &***part));
+/// Who is registered is believed rather than who is held, whatever their ranks.
+fn served<'p>(
+    parts: &[(&'p View, &'p Arc<Service>)],
+    name: &str,
+    socket: Socket,
+) -> Option<&'p Arc<Instance>> {
+    let mut all = parts.iter().filter_map(|(view, part)| {
+        let instance = part.instances.get(socket)?;
+        Some((view.holds.get(name, socket).is_some(), instance))
+    });
+    let (held, first) = all.next()?;
+    if !held {
+        return Some(first);
+    }
+    let registered = all.find(|(held, _)| !held);
+    Some(registered.map_or(first, |(_, instance)| instance))
+}
+
+fn all_sockets(before: Option<&Service>, parts: &[(&View, &Arc<Service>)]) -> BTreeSet<Socket> {
+    let services = before
+        .into_iter()
+        .chain(parts.iter().map(|(_, part)| &***part));
     services
         .flat_map(|service| service.instances.iter().map(|i| i.socket()))
         .collect()

@@ -24,6 +24,9 @@ use crate::{
 /// A weight ramps up in so many steps: each is an update for every client.
 const STEPS: i64 = 10;
 
+/// Steps are taken together that are due within so many milliseconds.
+const TOGETHER: i64 = 1_000;
+
 /// What of a service an instance is; `None` for the service itself.
 pub(super) type Part = Option<Arc<str>>;
 
@@ -183,7 +186,8 @@ fn weight(
 
 fn warmed(weight: Weight, warm_up: WarmUp, now: i64) -> (Weight, Option<i64>) {
     let lasts = i64::from(warm_up.lasts.max(1));
-    let elapsed = now.saturating_sub(warm_up.since);
+    // In whole seconds of the clock, so that a fleet that begins anew is one update each second.
+    let elapsed = (now - now.rem_euclid(TOGETHER)).saturating_sub(warm_up.since);
     let step = (elapsed.max(0).saturating_mul(STEPS) / lasts).min(STEPS);
     // Who drains is not warmed up.
     if step == STEPS || weight == Weight::DRAIN {
@@ -191,12 +195,11 @@ fn warmed(weight: Weight, warm_up: WarmUp, now: i64) -> (Weight, Option<i64>) {
     }
     let warm = i64::from(weight.get()) * step / STEPS;
     let warm = u32::try_from(warm.max(1)).ok().and_then(Weight::new);
-    // The first moment of the next step.
+    // The first second of the next step.
     let next = ((step + 1) * lasts + STEPS - 1) / STEPS;
-    (
-        warm.unwrap_or(weight),
-        Some(warm_up.since.saturating_add(next)),
-    )
+    let next = warm_up.since.saturating_add(next);
+    let next = next.saturating_add((-next).rem_euclid(TOGETHER));
+    (warm.unwrap_or(weight), Some(next))
 }
 
 fn fits(factor: &Factor, decoded: &Decoded, registered: &Registered) -> bool {

@@ -1,0 +1,163 @@
+//! A registry under guard by example: what is restored, what is bad, and what is lost.
+
+use bytes::Bytes;
+
+use super::*;
+use crate::registry::{FormatChoice, Layout, Shape, Stat, guard::Trip};
+
+const HOUR: Time = 3_600_000;
+
+fn guarded() -> Guarded {
+    let config = Config {
+        name: "main".to_owned(),
+        root: "/services".to_owned(),
+        layout: Layout::flat(),
+        format: FormatChoice::Auto,
+        priority: 0,
+        required: true,
+        ttl: None,
+        shape: Shape::default(),
+    };
+    Guarded::new(config, guard::Config::default())
+}
+
+fn put(n: u8) -> Event {
+    Event::Put {
+        path: format!("orders/{n}").into(),
+        data: Bytes::from(format!("10.0.0.{n}:80")),
+        stat: Stat::default(),
+    }
+}
+
+fn batch(events: impl IntoIterator<Item = Event>, complete: bool) -> Batch {
+    Batch {
+        events: events.into_iter().collect(),
+        complete,
+        ..Batch::default()
+    }
+}
+
+/// Ten instances, of which the first five were gone and held since then.
+fn former(known: Time, since: Time) -> Former {
+    let gone = |n: u8| Event::Delete {
+        path: format!("orders/{n}").into(),
+    };
+    let socket = |n: u8| (([10, 0, 0, n].into(), 80), since);
+    Former {
+        known,
+        replay: batch((1..=10).map(put), false),
+        departures: batch((1..=5).map(gone), false),
+        held: vec![Resumed {
+            service: "orders".into(),
+            target: 10,
+            held: (1..=5).map(socket).collect(),
+        }],
+        trip: Some(Trip { since, target: 10 }),
+    }
+}
+
+fn served(guarded: &Guarded) -> usize {
+    let view = guarded.view();
+    view.services
+        .get("orders")
+        .map_or(0, |orders| orders.instances.len())
+}
+
+#[test]
+fn what_was_restored_is_served_when_it_is_told_to_be_or_compared() {
+    let mut guarded = guarded();
+    let now = 10 * HOUR;
+    guarded.restore(former(now, now - 60_000), now);
+    assert_eq!((served(&guarded), guarded.holds().held()), (10, 5));
+    assert!(!guarded.loaded());
+    assert!(guarded.serve_restored() && guarded.loaded() && !guarded.serve_restored());
+    guarded.apply(batch([], true), now);
+    assert!(guarded.loaded() && guarded.restored().is_none());
+    assert_eq!((served(&guarded), guarded.holds().held()), (10, 5));
+}
+
+#[test]
+fn a_first_load_that_has_nothing_takes_nothing_of_what_was_restored_away() {
+    let mut guarded = guarded();
+    let now = 10 * HOUR;
+    // The process was away for long, and so is believed in nothing else.
+    guarded.restore(former(now - 5 * HOUR, now - 6 * HOUR), now);
+    assert_eq!((served(&guarded), guarded.holds().held()), (5, 0));
+    let gone = Event::Delete {
+        path: "orders".into(),
+    };
+    guarded.apply(batch([gone], true), now);
+    assert_eq!((served(&guarded), guarded.holds().held()), (5, 5));
+}
+
+#[test]
+fn what_went_while_no_process_ran_is_believed_after_the_time_of_a_hold() {
+    for (away, left) in [(HOUR / 2, 10), (2 * HOUR, 1)] {
+        let mut guarded = guarded();
+        let now = 10 * HOUR;
+        let former = Former {
+            departures: Batch::default(),
+            held: Vec::new(),
+            trip: None,
+            ..former(now - away, now)
+        };
+        guarded.restore(former, now);
+        let gone = (2..=10).map(|n: u8| Event::Delete {
+            path: format!("orders/{n}").into(),
+        });
+        guarded.apply(batch(gone, true), now);
+        assert_eq!(served(&guarded), left);
+    }
+}
+
+fn write(path: &str, data: &str, czxid: i64) -> Event {
+    Event::Put {
+        path: path.into(),
+        data: Bytes::copy_from_slice(data.as_bytes()),
+        stat: Stat {
+            czxid,
+            ..Stat::default()
+        },
+    }
+}
+
+#[test]
+fn only_what_cannot_be_read_as_it_stands_is_bad() {
+    let mut guarded = guarded();
+    let named = r#"{"host": "db.example", "port": 80}"#;
+    let events = [
+        write("orders", "", 1),
+        write("orders/named", named, 2),
+        write("orders/older", "10.0.0.1:80", 3),
+        write("orders/newer", "10.0.0.1:80", 4),
+        write("orders/secret", "10.0.0.2:80", 5),
+        write("orders/bad", "no address", 6),
+        // Outranked, so that nothing of it is listed.
+        write("Orders", "", 7),
+        write("Orders/bad", "no address", 8),
+        Event::Unreadable {
+            path: "orders/secret".into(),
+        },
+    ];
+    guarded.apply(batch(events, true), 0);
+    let rejected = guarded.view().rejected;
+    for listed in ["named", "older", "secret", "bad"] {
+        assert!(
+            rejected.contains_key(&format!("/services/orders/{listed}")),
+            "{listed}"
+        );
+    }
+    let all = [
+        "orders",
+        "orders/named",
+        "orders/older",
+        "orders/newer",
+        "orders/secret",
+        "orders/bad",
+    ];
+    let bad = all
+        .into_iter()
+        .chain(["Orders/bad"])
+        .filter(|path| guarded.is_bad(path));
+    assert_eq!(bad.collect::<Vec<_>>(), ["orders/bad", "Orders/bad"]);
+}
