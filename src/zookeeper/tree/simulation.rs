@@ -301,11 +301,13 @@ impl World {
                 Event::Delete { path } => {
                     let below = format!("{path}/");
                     let gone: Vec<String> = (self.mirror.keys())
-                        .filter(|known| ***known == *path || known.starts_with(&below))
+                        .filter(|known| {
+                            path.is_empty() || ***known == *path || known.starts_with(&below)
+                        })
                         .cloned()
                         .collect();
                     assert!(
-                        gone.iter().any(|gone| **gone == *path),
+                        path.is_empty() || gone.iter().any(|gone| **gone == *path),
                         "{path} was never put"
                     );
                     for path in gone {
