@@ -149,12 +149,9 @@ impl Publisher {
         self.restored_due = Some(time::Instant::now() + wait);
         while let Some(step) = self.next(&mut batches, &mut resolved).await {
             match step {
-                Step::Batch(registry, batch) => self.take_in(registry, batch, &mut batches),
+                Step::Batch(registry, batch) => self.take_in(Some((registry, batch)), &mut batches),
                 Step::Resolved(all) => self.resolve(&all),
-                Step::Time => {
-                    let changes = self.catalog.tick(now());
-                    self.publish_now(changes);
-                }
+                Step::Time => self.take_in(None, &mut batches),
                 Step::Restored => self.serve_restored(),
                 Step::Order(order) => self.obey(order),
             }
@@ -179,19 +176,20 @@ impl Publisher {
         }
     }
 
-    /// Takes in a batch and those that wait behind it, and publishes what they change together.
-    fn take_in(&mut self, registry: usize, batch: Batch, batches: &mut Batches) {
+    /// Takes in a batch and those that wait, and then what time brings, and publishes what they change
+    /// together. What was written in time does not lapse because it is heard of late.
+    fn take_in(&mut self, mut first: Option<(usize, Batch)>, batches: &mut Batches) {
         let began = Instant::now();
-        let mut observed = batch.observed;
-        let mut changes = self.catalog.tick(now());
-        join(&mut changes, self.mirror(registry, batch));
-        for _ in 1..BATCHES_AT_ONCE {
-            let Some(Some((registry, batch))) = batches.next().now_or_never() else {
+        let (mut changes, mut observed) = (Changes::new(), None);
+        for _ in 0..BATCHES_AT_ONCE {
+            let waiting = || batches.next().now_or_never().flatten();
+            let Some((registry, batch)) = first.take().or_else(waiting) else {
                 break;
             };
             observed = [observed, batch.observed].into_iter().flatten().min();
             join(&mut changes, self.mirror(registry, batch));
         }
+        join(&mut changes, self.catalog.tick(now()));
         self.publish(changes, observed.unwrap_or(began));
     }
 
@@ -347,3 +345,6 @@ async fn until(due: Option<i64>) {
 fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,7 +26,7 @@ use imbl::OrdSet;
 use tokio::{
     net::lookup_host,
     sync::{mpsc, watch},
-    time::sleep_until,
+    time::{sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -38,6 +38,9 @@ pub use self::{
 
 /// Look-ups that are under way at once; each takes a thread while it lasts.
 const AT_ONCE: usize = 16;
+/// How long one may take: about what a name server that lives needs at most. Longer ones go on in their
+/// threads, as nothing can end them, and are asked for again.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is said again that names cannot be looked up.
 const HINT: Duration = Duration::from_secs(60);
 
@@ -54,6 +57,7 @@ pub async fn run(
     let resolver = Resolver {
         names: Names::new(refresh),
         look_up: |name: Arc<str>| async move { look_up(&name).await }.boxed(),
+        patience: PATIENCE,
         metrics,
         told: None,
     };
@@ -72,6 +76,7 @@ async fn look_up(name: &str) -> Answer {
 struct Resolver<L> {
     names: Names,
     look_up: L,
+    patience: Duration,
     metrics: Metrics,
     /// When the log heard last that names cannot be looked up, and how many of them.
     told: Option<(Instant, usize)>,
@@ -118,8 +123,10 @@ impl<L: Fn(Arc<str>) -> BoxFuture<'static, Answer>> Resolver<L> {
         while look_ups.len() < AT_ONCE
             && let Some(name) = self.names.due(Instant::now())
         {
-            let answer = (self.look_up)(Arc::clone(&name));
-            look_ups.push(answer.map(|answer| (name, answer)).boxed());
+            let answer = timeout(self.patience, (self.look_up)(Arc::clone(&name)));
+            let late = format!("no answer within {:?}", self.patience);
+            let answer = answer.map(|answer| (name, answer.unwrap_or(Err(late))));
+            look_ups.push(answer.boxed());
         }
     }
 

@@ -93,6 +93,17 @@ fn registries_say_what_is_served_and_how_and_print_as_they_are_read() {
 }
 
 #[test]
+fn registrations_live_longer_than_a_silent_connection() {
+    let with = |keys: &str| format!("registries:\n- {{{keys}}}\n");
+    let short = "ttl` (5s) is not over `sessionTimeout` (10s)";
+    assert_problem(&with("ttl: 5s"), "m.yaml:2:9: registries[0].ttl: ", short);
+    let equal = "ttl` (4s) is not over `sessionTimeout` (4s)";
+    let keys = with("ttl: 4s, sessionTimeout: 4s");
+    assert_problem(&keys, "m.yaml:2:9: registries[0].ttl: ", equal);
+    assert!(parse(&with("ttl: 5s, sessionTimeout: 4s")).is_ok());
+}
+
+#[test]
 fn what_is_wrong_with_a_selection_is_told_at_its_place() {
     let found = problems(
         "registries:\n- priority: 16\n  layout: x\n  services: {include: a, rename: [{from: a}, {from: a, to: '*'}]}\n  instances: {networks: [10/8], keys: {wheight: w}}\n",

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
-use crate::registry::Rejected;
+use crate::registry::{Rejected, reason::without_secrets};
 
 const LINES: usize = 10;
 const WINDOW: Duration = Duration::from_secs(60);
@@ -29,8 +29,7 @@ impl Rejections {
     pub fn tell(&mut self, rejected: impl IntoIterator<Item = (String, Rejected)>) {
         for (path, Rejected { format, reason }) in rejected {
             if self.allows(Instant::now()) {
-                // Names and reasons quote what others wrote.
-                let (znode, reason) = (path.escape_debug(), reason.escape_debug());
+                let (znode, reason) = (shown(&path), shown(&reason));
                 warn!(%znode, format, %reason, "a znode is rejected: it is not served as it stands");
             } else {
                 self.more += 1;
@@ -79,6 +78,11 @@ impl Rejections {
     }
 }
 
+/// Names and reasons quote what others wrote, and more people read a log than may read the registry.
+fn shown(text: &str) -> String {
+    without_secrets(text).escape_debug().to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,6 +92,23 @@ mod tests {
         let told = (0..n).filter(|_| rejections.allows(now)).count();
         rejections.more += n - told;
         told
+    }
+
+    #[test]
+    fn the_log_hears_of_no_token_and_no_password() {
+        let znode =
+            "/dubbo/a.B/providers/dubbo%3A%2F%2Fadmin%3Asecret%4010.0.0.1%2Fa.B%3Ftoken%3Dhidden";
+        let url = "`dubbo://admin:secret@10.0.0.1/a.B?token=hidden` has no port\n";
+        for text in [znode, url] {
+            let shown = shown(text);
+            assert!(
+                shown.contains("10.0.0.1") && shown.contains("a.B"),
+                "{shown}"
+            );
+            for secret in ["admin", "secret", "token", "hidden", "\n"] {
+                assert!(!shown.contains(secret), "{shown}");
+            }
+        }
     }
 
     #[test]

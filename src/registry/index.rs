@@ -67,6 +67,8 @@ pub struct Index {
     rejections: BTreeMap<String, Rejected>,
     instances: usize,
     loaded: bool,
+    /// The last write that was seen, and when it was by ZooKeeper's clock.
+    newest: (i64, i64),
 }
 
 /// What a batch touched, by the path of the service's znode.
@@ -84,7 +86,7 @@ impl Index {
                 shape: config.shape.clone(),
                 priority: config.priority,
                 ttl: config.ttl,
-                fresh: None,
+                fresh: false,
             },
             registry: Arc::from(config.name.as_str()),
             config,
@@ -96,6 +98,7 @@ impl Index {
             rejections: BTreeMap::new(),
             instances: 0,
             loaded: false,
+            newest: (0, 0),
         }
     }
 
@@ -104,7 +107,7 @@ impl Index {
     pub fn apply(&mut self, batch: Batch, now: i64) -> Changes {
         let mut dirty = Dirty::new();
         if batch.stale {
-            self.maker.fresh = None;
+            self.maker.fresh = false;
         }
         for event in batch.events {
             match event {
@@ -114,8 +117,8 @@ impl Index {
             }
         }
         if batch.complete {
-            self.loaded = true;
-            self.is_fresh(now, &mut dirty);
+            let first = !std::mem::replace(&mut self.loaded, true);
+            self.is_fresh(first, now, &mut dirty);
         }
         self.settle(dirty)
     }
@@ -206,6 +209,8 @@ impl Index {
     }
 
     fn put(&mut self, path: &Arc<str>, data: &[u8], stat: Stat, now: i64, dirty: &mut Dirty) {
+        // By the order of the writes: the clocks of an ensemble's servers may differ.
+        self.newest = self.newest.max((stat.mzxid, stat.mtime));
         match self.config.layout.place(path) {
             Place::Service(_) => {
                 self.ensure(path, stat.czxid, dirty);
@@ -281,6 +286,7 @@ impl Index {
             format,
             stat,
             instances,
+            alive: None,
             lapsed: false,
         }))
     }
@@ -309,7 +315,8 @@ impl Index {
                 kept.cloned().unwrap_or_default()
             }
             Ok(Read::Weights(factors)) => factors,
-            Ok(Read::Instances(registered)) => {
+            Ok(Read::Instances(mut registered)) => {
+                registered.arrives(kept, now);
                 make::made(&self.maker, &self.names, base, registered, kept, now)
             }
         };
@@ -367,16 +374,23 @@ impl Index {
         }
     }
 
-    /// The mirror is what ZooKeeper holds, again: registrations live on from now.
-    fn is_fresh(&mut self, now: i64, dirty: &mut Dirty) {
-        if self.maker.fresh.is_some() {
+    /// The mirror is what ZooKeeper holds. After an outage registrations live on from now, as nobody could
+    /// write meanwhile; at the first time they are as old as they are by ZooKeeper's own clock.
+    fn is_fresh(&mut self, first: bool, now: i64, dirty: &mut Dirty) {
+        if std::mem::replace(&mut self.maker.fresh, true) || self.maker.ttl.is_none() {
             return;
         }
-        self.maker.fresh = Some(now);
-        if self.maker.ttl.is_some() {
-            for service in self.bases.keys().cloned().collect::<Vec<_>>() {
-                self.remake_all(&service, now, dirty);
+        let newest = self.newest.1;
+        let entries = self.bases.values_mut().flat_map(|b| b.entries.values_mut());
+        for entry in entries {
+            if let Good::Many(many) = &mut entry.good {
+                let age = newest.saturating_sub(many.registered.stat.mtime).max(0);
+                let since = now.saturating_sub(if first { age } else { 0 });
+                many.registered.alive = Some(since);
             }
+        }
+        for service in self.bases.keys().cloned().collect::<Vec<_>>() {
+            self.remake_all(&service, now, dirty);
         }
     }
 

@@ -44,10 +44,16 @@ struct Pattern(Vec<Option<Box<str>>>);
 const DEPTH_MAX: usize = 8;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0:?} is no layout; write one like */* or */providers/*: names and `*`, two of them at least, the last one for the instances"
-)]
-pub struct LayoutError(String);
+pub enum LayoutError {
+    #[error(
+        "{0:?} is no layout; write one like */* or */providers/*: names and `*`, two of them at least, the last one for the instances"
+    )]
+    Unreadable(String),
+    #[error(
+        "{instances} and {deeper} contradict each other: what is an instance by the first holds instances by the second; keep one of them, or write a name where they part, like */* and */providers/*"
+    )]
+    Contradiction { instances: String, deeper: String },
+}
 
 impl Layout {
     /// A service and its instances.
@@ -126,6 +132,19 @@ impl Pattern {
             })
     }
 
+    /// Whether some path is an instance by this pattern though the other leads further down from it, and
+    /// has no more fixed names to be told by.
+    fn contradicts(&self, other: &Self) -> bool {
+        let depth = self.0.len();
+        let meet = |(mine, theirs): (&Option<Box<str>>, &Option<Box<str>>)| {
+            mine.is_none() || theirs.is_none() || mine == theirs
+        };
+        depth < other.0.len()
+            && self.0.last() == Some(&None)
+            && self.0.iter().zip(&other.0).all(meet)
+            && other.fixed(depth) <= self.fixed(depth)
+    }
+
     /// How many of the first levels have fixed names.
     fn fixed(&self, depth: usize) -> usize {
         self.0[..depth].iter().flatten().count()
@@ -178,18 +197,31 @@ impl FromStr for Layout {
             good.then_some(pattern)
         };
         let patterns: Option<Vec<_>> = text.split(',').map(pattern).collect();
-        patterns
-            .map(Self)
-            .ok_or_else(|| LayoutError(text.to_owned()))
+        let patterns = patterns.ok_or_else(|| LayoutError::Unreadable(text.to_owned()))?;
+        for instances in &patterns {
+            if let Some(deeper) = patterns.iter().find(|other| instances.contradicts(other)) {
+                return Err(LayoutError::Contradiction {
+                    instances: instances.to_string(),
+                    deeper: deeper.to_string(),
+                });
+            }
+        }
+        Ok(Self(patterns))
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.0.iter().map(|l| l.as_deref().unwrap_or("*")).collect();
+        f.write_str(&names.join("/"))
     }
 }
 
 impl fmt::Display for Layout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, Pattern(levels)) in self.0.iter().enumerate() {
+        for (n, pattern) in self.0.iter().enumerate() {
             let comma = if n > 0 { "," } else { "" };
-            let names: Vec<_> = levels.iter().map(|l| l.as_deref().unwrap_or("*")).collect();
-            write!(f, "{comma}{}", names.join("/"))?;
+            write!(f, "{comma}{pattern}")?;
         }
         Ok(())
     }
@@ -276,6 +308,42 @@ mod tests {
         ] {
             let error = text.parse::<Layout>().unwrap_err().to_string();
             assert!(error.contains("like */*"), "{error}");
+        }
+    }
+
+    #[test]
+    fn layouts_by_which_an_instance_would_hold_instances_are_refused() {
+        for (text, instances, deeper) in [
+            ("*/*,*/*/*", "*/*", "*/*/*"),
+            ("*/*/*,*/*", "*/*", "*/*/*"),
+            ("*/b/*, a/*/*/*", "*/b/*", "a/*/*/*"),
+            ("*/b/*,*/*/*/x/*", "*/b/*", "*/*/*/x/*"),
+        ] {
+            let error = text.parse::<Layout>().unwrap_err().to_string();
+            let begin = format!("{instances} and {deeper} contradict");
+            assert!(error.starts_with(&begin), "{error}");
+        }
+    }
+
+    /// No znode that is read for its data, and so never listed, has anything below it.
+    #[test]
+    fn what_is_read_for_its_data_has_nothing_below_it() {
+        let names = ["a", "b", "services", "providers"];
+        let layouts = ["x/*/*,*/y/*", "*/services/*,*/*", "*/*,a/*/*", "*/b/*,*/*"];
+        let layouts = layouts.map(|text| text.parse::<Layout>().unwrap());
+        for layout in layouts.into_iter().chain([Layout::mixed()]) {
+            let mut paths = names.map(str::to_owned).to_vec();
+            while let Some(path) = paths.pop() {
+                if path.split('/').count() > 3 {
+                    continue;
+                }
+                for name in names {
+                    let below = format!("{path}/{name}");
+                    let leaf = layout.role(&path) == Role::Leaf;
+                    assert!(!leaf || layout.role(&below) == Role::Nothing, "{below}");
+                    paths.push(below);
+                }
+            }
         }
     }
 

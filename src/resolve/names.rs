@@ -2,6 +2,7 @@
 //!
 //! Pure: the time is an argument. Names are looked up again at times of their own around the interval, so
 //! that those that came together do not go on together; what failed sooner, then ever later.
+//! Of those that are due the ones that are in order go first, then new ones, then those that fail.
 //! Invariant: a name is due at one time or is being looked up; an answer without addresses is a failure.
 
 use std::{
@@ -19,6 +20,9 @@ use super::Answer;
 /// After the first failure; each further one doubles it, up to the interval.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Names that failed before and are being looked up at once: those that can be found have the other places.
+const RETRIES: usize = 8;
+
 /// What became of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resolved {
@@ -32,7 +36,10 @@ pub struct Names {
     refresh: Duration,
     wanted: OrdSet<Arc<str>>,
     entries: BTreeMap<Arc<str>, Entry>,
-    due: BTreeSet<(Instant, Arc<str>)>,
+    /// By [`Lane`].
+    due: [BTreeSet<(Instant, Arc<str>)>; 3],
+    /// Those that failed before and are being looked up.
+    retried: BTreeSet<Arc<str>>,
     /// Those that were never resolved, though they were looked up.
     unresolved: BTreeSet<Arc<str>>,
     /// Those whose last look-up failed, and an earlier one did not.
@@ -48,6 +55,25 @@ struct Entry {
     failures: u32,
     /// `None` while it is being looked up.
     due: Option<Instant>,
+}
+
+/// Who is looked up first where more names are due than can be looked up at once: names below a dead zone
+/// take their time, and there may be thousands of them.
+#[derive(Clone, Copy, Debug)]
+enum Lane {
+    Found,
+    New,
+    Failing,
+}
+
+impl Entry {
+    fn lane(&self) -> Lane {
+        match &self.told {
+            _ if self.failures > 0 => Lane::Failing,
+            Some(_) => Lane::Found,
+            None => Lane::New,
+        }
+    }
 }
 
 /// Counts for operators.
@@ -66,7 +92,8 @@ impl Names {
             refresh,
             wanted: OrdSet::new(),
             entries: BTreeMap::new(),
-            due: BTreeSet::new(),
+            due: Default::default(),
+            retried: BTreeSet::new(),
             unresolved: BTreeSet::new(),
             stale: BTreeSet::new(),
         }
@@ -84,7 +111,7 @@ impl Names {
     }
 
     fn add(&mut self, name: &Arc<str>, now: Instant) {
-        self.due.insert((now, Arc::clone(name)));
+        self.lane(Lane::New).insert((now, Arc::clone(name)));
         let entry = Entry {
             due: Some(now),
             ..Entry::default()
@@ -97,31 +124,50 @@ impl Names {
             return;
         };
         if let Some(due) = entry.due {
-            self.due.remove(&(due, Arc::clone(name)));
+            self.lane(entry.lane()).remove(&(due, Arc::clone(name)));
         }
         self.unresolved.remove(name);
         self.stale.remove(name);
     }
 
+    fn lane(&mut self, lane: Lane) -> &mut BTreeSet<(Instant, Arc<str>)> {
+        let [found, new, failing] = &mut self.due;
+        match lane {
+            Lane::Found => found,
+            Lane::New => new,
+            Lane::Failing => failing,
+        }
+    }
+
+    /// The lanes of which a name may be looked up now, in their order.
+    fn open(&self) -> &[BTreeSet<(Instant, Arc<str>)>] {
+        let full = self.retried.len() >= RETRIES;
+        &self.due[..self.due.len() - usize::from(full)]
+    }
+
     /// When the next name is due.
     pub fn next(&self) -> Option<Instant> {
-        self.due.first().map(|(due, _)| *due)
+        let firsts = self.open().iter().filter_map(|lane| lane.first());
+        firsts.map(|(due, _)| *due).min()
     }
 
     /// A name to look up now; it is not given out again before it is answered.
     pub fn due(&mut self, now: Instant) -> Option<Arc<str>> {
-        if self.next()? > now {
-            return None;
+        let mut firsts = self.open().iter().filter_map(|lane| lane.first());
+        let (due, name) = firsts.find(|(due, _)| *due <= now)?.clone();
+        let entry = self.entries.get_mut(&name)?;
+        entry.due = None;
+        let lane = entry.lane();
+        if let Lane::Failing = lane {
+            self.retried.insert(Arc::clone(&name));
         }
-        let (_, name) = self.due.pop_first()?;
-        if let Some(entry) = self.entries.get_mut(&name) {
-            entry.due = None;
-        }
+        self.lane(lane).remove(&(due, Arc::clone(&name)));
         Some(name)
     }
 
     /// What holds after the answer, also if it is what held before: whoever missed it once hears it again.
     pub fn answered(&mut self, name: &Arc<str>, answer: Answer, now: Instant) -> Option<Resolved> {
+        self.retried.remove(name);
         // One that was forgotten meanwhile, or forgotten and wanted again: that look-up follows.
         let entry = self.entries.get_mut(name).filter(|e| e.due.is_none())?;
         let answer = answer.and_then(|addresses| sorted(&addresses));
@@ -137,26 +183,20 @@ impl Names {
         let wait = around(wait, name);
         let due = now + wait;
         entry.due = Some(due);
-        self.due.insert((due, Arc::clone(name)));
         entry.error = answer.as_ref().err().cloned();
-        if answer.is_err()
-            && let Some(Ok(addresses)) = &entry.told
-        {
-            self.stale.insert(Arc::clone(name));
-            return Some(Resolved {
-                name: Arc::clone(name),
-                addresses: Ok(addresses.clone()),
-            });
+        match (&answer, &entry.told) {
+            (Err(_), Some(Ok(_))) => drop(self.stale.insert(Arc::clone(name))),
+            (Err(_), _) => drop(self.unresolved.insert(Arc::clone(name))),
+            (Ok(_), _) => drop(self.unresolved.remove(name)),
         }
-        if answer.is_ok() {
-            self.unresolved.remove(name);
-        } else {
-            self.unresolved.insert(Arc::clone(name));
+        if answer.is_ok() || !matches!(entry.told, Some(Ok(_))) {
+            entry.told = Some(answer);
         }
-        entry.told = Some(answer.clone());
+        let (lane, addresses) = (entry.lane(), entry.told.clone()?);
+        self.lane(lane).insert((due, Arc::clone(name)));
         Some(Resolved {
             name: Arc::clone(name),
-            addresses: answer,
+            addresses,
         })
     }
 
@@ -303,6 +343,33 @@ mod tests {
         assert!(names.answered(&name, Ok(ips(&["10.0.0.2"])), now).is_some());
     }
 
+    #[test]
+    fn names_in_order_go_before_new_ones_and_those_before_such_that_fail() {
+        let now = Instant::now();
+        let (mut names, found) = one("found", now);
+        names.answered(&found, Ok(ips(&["10.0.0.1"])), now);
+        let bad: Vec<_> = (0..3 * RETRIES).map(|n| format!("bad-{n:02}")).collect();
+        let mut all = wanted(&bad.iter().map(String::as_str).collect::<Vec<_>>());
+        all.insert(found);
+        names.want(&all, now);
+        while let Some(name) = names.due(now) {
+            names.answered(&name, Err("no server".into()), now);
+        }
+        let later = now + 2 * REFRESH;
+        all.insert("new".into());
+        names.want(&all, later);
+        let mut order = Vec::new();
+        while let Some(name) = names.due(later) {
+            order.push(name);
+        }
+        assert_eq!([&*order[0], &*order[1]], ["found", "new"]);
+        // The others wait until one of these is answered.
+        assert_eq!(order.len(), 2 + RETRIES);
+        assert_eq!(names.next(), None);
+        names.answered(&order[2], Err("no server".into()), later);
+        assert!(names.due(later).unwrap().starts_with("bad-"));
+    }
+
     proptest! {
         /// Whatever comes: counts are those of the names, and each wanted name is due or looked up.
         #[test]
@@ -327,11 +394,12 @@ mod tests {
                 prop_assert_eq!(names.entries.len(), set.len());
                 for name in &set {
                     let due = names.entries[name].due;
-                    prop_assert!(due.map_or_else(|| flying.contains(name), |at| names.due.contains(&(at, name.clone()))));
+                    prop_assert!(due.map_or_else(|| flying.contains(name), |at| names.due.iter().any(|lane| lane.contains(&(at, name.clone())))));
                 }
                 let unresolved = names.entries.values().filter(|e| matches!(e.told, Some(Err(_)))).count();
                 prop_assert_eq!(names.state().unresolved, unresolved);
-                prop_assert!(names.due.len() <= set.len());
+                prop_assert!(names.due.iter().map(BTreeSet::len).sum::<usize>() <= set.len());
+                prop_assert!(names.retried.len() <= flying.len());
             }
         }
     }

@@ -3,12 +3,14 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::*;
 
 const REFRESH: Duration = Duration::from_millis(40);
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long one look-up may take.
+const SHORT: Duration = Duration::from_millis(50);
 
 /// Answers as it is told to, and counts what is asked at once.
 #[derive(Clone, Default)]
@@ -41,6 +43,9 @@ impl Zone {
                 state.asked += 1;
                 state.most = state.most.max(state.asked);
             }
+            if name.starts_with("dead") {
+                std::future::pending::<()>().await;
+            }
             sleep(Duration::from_millis(1)).await;
             let mut state = zone.lock();
             state.asked -= 1;
@@ -67,6 +72,7 @@ impl Running {
         let resolver = Resolver {
             names: Names::new(REFRESH),
             look_up: move |name: Arc<str>| zone.look_up(&name),
+            patience: SHORT,
             metrics: Metrics::register(&registry).unwrap(),
             told: None,
         };
@@ -144,6 +150,25 @@ async fn thousands_of_names_are_looked_up_some_at_once() {
     running.want((0..3_000).map(|n| format!("host-{n}")));
     running.until(|known| known.len() == 3_000).await;
     assert_eq!(zone.lock().most, AT_ONCE);
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn names_that_are_never_answered_hold_up_no_others() {
+    let (zone, stop) = (Zone::default(), CancellationToken::new());
+    let mut running = Running::start(&zone, &stop);
+    let dead = || (0..AT_ONCE * 3).map(|n| format!("dead-{n:02}"));
+    running.want(dead());
+    let late = Err("no answer within 50ms".to_owned());
+    running
+        .until(|known| known.len() == AT_ONCE * 3 && known.values().all(|a| *a == late))
+        .await;
+    zone.set("zk", Ok(&["10.0.0.1"]));
+    running.want(dead().chain(["zk".to_owned()]));
+    running.until(|known| known.contains_key("zk")).await;
+    zone.set("zk", Ok(&["10.0.0.2"]));
+    let moved: Answer = Ok(vec![[10, 0, 0, 2].into()]);
+    running.until(|known| known["zk"] == moved).await;
     stop.cancel();
 }
 

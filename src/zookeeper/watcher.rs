@@ -49,7 +49,7 @@ use super::{
     session::{Backoff, Ensemble, Trouble, any_time_up_to},
     tree::{Phase, Reply, Request, Tree, Watches},
 };
-use crate::registry::{Batch, Stat};
+use crate::registry::{Batch, Stat, reason::without_secrets};
 
 /// Requests that travel as one, and how many such batches travel at once: 500 at depth 4 read a
 /// server out as fast as any (400,000 znodes a second and more).
@@ -360,7 +360,7 @@ impl Watcher {
             let end = tokio::select! {
                 biased;
                 () = stop.cancelled() => Some(End::Stopped),
-                permit = batches.reserve(), if has_batch && !gathers => {
+                permit = batches.reserve(), if self.stale || (has_batch && !gathers) => {
                     let Ok(permit) = permit else {
                         let name = self.config.name.clone();
                         return Err(Error::Abandoned { name });
@@ -429,18 +429,27 @@ impl Watcher {
         let mut refused = answers.replies.iter().filter(refused);
         if let Some((request, _)) = refused.next() {
             warn!(
-                registry = %self.config.name, path = request.path(), others = refused.count(),
+                registry = %self.config.name, path = without_secrets(request.path()), others = refused.count(),
                 "a znode cannot be read; what was known of it stands"
             );
         }
     }
 
+    /// What there is to tell, were it only that the mirror may be old.
     fn take(&mut self) -> Batch {
+        if !self.tree.has_batch() {
+            return Batch {
+                stale: std::mem::take(&mut self.stale),
+                ..Batch::default()
+            };
+        }
         let first = !self.tree.loaded();
         let found = self.tree.tally();
         let mut batch = self.tree.take();
         batch.observed = self.arrivals.take();
-        batch.stale = std::mem::take(&mut self.stale);
+        // A load that was finished before the connection was lost is told before the loss is.
+        let lost_since = self.give_up.is_some() || self.begin.is_some();
+        batch.stale = !(batch.complete && lost_since) && std::mem::take(&mut self.stale);
         if let Some(found) = found {
             self.completed(first, found);
         }
@@ -553,6 +562,48 @@ async fn finish(link: impl Link, end: End) -> End {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        registry::Layout,
+        zookeeper::{Security, Status},
+    };
+
+    fn watcher() -> Watcher {
+        let config = Config {
+            name: "main".to_owned(),
+            connect: "127.0.0.1:2181".to_owned(),
+            root: "/services".to_owned(),
+            layout: Layout::flat(),
+            session_timeout: REQUEST,
+            security: Security::default(),
+        };
+        let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
+        let (state, _) = watch::channel(State {
+            loaded: true,
+            status: Status::Loading,
+            since: Instant::now(),
+        });
+        Watcher::new(config, &metrics, mpsc::channel(1).0, state).unwrap()
+    }
+
+    #[test]
+    fn a_load_that_was_finished_before_the_loss_is_told_before_it() {
+        let told = |watcher: &mut Watcher| {
+            let batch = watcher.take();
+            (batch.complete, batch.stale)
+        };
+        for lost_since in [true, false] {
+            let mut watcher = watcher();
+            watcher.tree.connected(Watches::OneShot);
+            for request in watcher.tree.requests(1, usize::MAX) {
+                watcher.tree.reply(request, Reply::Children(Vec::new()));
+            }
+            // The registry was too busy to hear of it.
+            watcher.stale = true;
+            watcher.give_up = lost_since.then(Instant::now);
+            assert_eq!(told(&mut watcher), (true, !lost_since));
+            assert_eq!(told(&mut watcher), (false, lost_since));
+        }
+    }
 
     #[test]
     fn batches_grow_while_replies_are_small_and_shrink_when_they_are_not() {

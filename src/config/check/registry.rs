@@ -62,7 +62,7 @@ impl Checker<'_> {
         ];
         let section = self.section(part, node, &keys);
         let or = Registry::default();
-        Registry {
+        let registry = Registry {
             name: self.value(section.get("name"), value::registry_name, or.name),
             connect: self.value(section.get("connect"), value::connect, or.connect),
             root: self.value(section.get("root"), value::root, or.root),
@@ -79,6 +79,23 @@ impl Checker<'_> {
             ttl: self.value(section.get("ttl"), value::ttl, or.ttl),
             services: self.services(section.get("services")),
             instances: self.instances(section.get("instances")),
+        };
+        self.check_ttl(&section, &registry);
+        registry
+    }
+
+    /// That a connection is silent is noticed within the session's time: what is heard of no more until then
+    /// must not lapse.
+    fn check_ttl(&mut self, section: &Section<'_>, registry: &Registry) {
+        let timeout = registry.session_timeout;
+        if let (Some((part, _)), Some(ttl)) = (section.get("ttl"), registry.ttl)
+            && ttl <= timeout
+        {
+            let message = format!(
+                "`ttl` ({ttl:?}) is not over `sessionTimeout` ({timeout:?}), so that a connection that is cut would look \
+                 like abandoned registrations; write a longer ttl, or a shorter sessionTimeout"
+            );
+            self.report(part, message);
         }
     }
 

@@ -38,9 +38,8 @@ pub(super) struct Maker {
     pub priority: u8,
     /// Who did not write for that long is not served.
     pub ttl: Option<Duration>,
-    /// Since when the mirror is known to be what ZooKeeper holds, in milliseconds since the epoch;
-    /// `None` while it may be old.
-    pub fresh: Option<i64>,
+    /// Whether the mirror is known to be what ZooKeeper holds; while it may be old nothing lapses.
+    pub fresh: bool,
 }
 
 /// A znode with what it registers.
@@ -50,8 +49,25 @@ pub(super) struct Registered {
     pub format: &'static str,
     pub stat: Stat,
     pub instances: Vec<Decoded>,
+    /// Since when its time to live runs, by this machine's clock; `None` before the mirror was seen to
+    /// be what ZooKeeper holds.
+    pub alive: Option<i64>,
     /// Its time to live was over, and nothing was written since.
     pub lapsed: bool,
+}
+
+impl Registered {
+    /// It arrives after `past`: if it was written since, it lives from `now` on. Whose clock wrote it
+    /// does not matter.
+    pub fn arrives(&mut self, past: Option<&Good>, now: i64) {
+        match past {
+            Some(Good::Many(many)) if many.registered.stat.mzxid == self.stat.mzxid => {
+                self.alive = many.registered.alive;
+                self.lapsed = many.registered.lapsed;
+            }
+            _ => self.alive = Some(now),
+        }
+    }
 }
 
 /// What became of it.
@@ -76,7 +92,7 @@ impl Maker {
         now: i64,
     ) -> Made {
         let mut made = Made::default();
-        let expiry = self.expiry(&registered.stat);
+        let expiry = self.expiry(registered);
         made.due = expiry.filter(|at| *at > now);
         made.lapsed = registered.lapsed || expiry.is_some_and(|at| at <= now);
         for decoded in &registered.instances {
@@ -136,11 +152,11 @@ impl Maker {
         }
     }
 
-    /// When a znode counts as abandoned. Nobody could write while ZooKeeper was away, so the time
-    /// begins anew when it is back; while it is away nothing expires.
-    fn expiry(&self, stat: &Stat) -> Option<i64> {
-        let ttl = i64::try_from(self.ttl?.as_millis()).ok()?;
-        Some(stat.mtime.max(self.fresh?).saturating_add(ttl))
+    /// When a znode counts as abandoned. Nobody could write while ZooKeeper was away: then nothing expires.
+    fn expiry(&self, registered: &Registered) -> Option<i64> {
+        let ttl = self.ttl.filter(|_| self.fresh && !registered.lapsed)?;
+        let ttl = i64::try_from(ttl.as_millis()).ok()?;
+        Some(registered.alive?.saturating_add(ttl))
     }
 }
 
@@ -302,6 +318,7 @@ pub(super) fn unmade(instance: &Instance) -> Registered {
             ..Stat::default()
         },
         instances: vec![decoded],
+        alive: None,
         lapsed: false,
     }
 }

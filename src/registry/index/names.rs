@@ -18,7 +18,7 @@ pub type Resolution = Result<Vec<IpAddr>, String>;
 
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    names: BTreeMap<Arc<str>, Name>,
+    asked: BTreeMap<Arc<str>, Name>,
     wanted: OrdSet<Arc<str>>,
     /// What others know, also of names that no znode asks for.
     known: OrdMap<Arc<str>, Resolution>,
@@ -33,7 +33,7 @@ struct Name {
 impl Names {
     /// `None` as long as nothing is known.
     pub fn addresses(&self, name: &str) -> Option<&Resolution> {
-        match self.names.get(name) {
+        match self.asked.get(name) {
             Some(wanted) => wanted.resolution.as_ref(),
             None => self.known.get(name),
         }
@@ -50,12 +50,12 @@ impl Names {
     /// How many of them nobody looked up yet.
     pub fn unknown(&self) -> usize {
         let unknown = |name: &&Name| name.resolution.is_none();
-        self.names.values().filter(unknown).count()
+        self.asked.values().filter(unknown).count()
     }
 
     /// The znodes that ask for the name. `None` if what it resolves to is not news to anybody.
     pub fn resolve(&mut self, name: &str, resolution: Resolution) -> Option<Vec<Arc<str>>> {
-        let known = self.names.get_mut(name)?;
+        let known = self.asked.get_mut(name)?;
         if known.resolution.as_ref() == Some(&resolution) {
             return None;
         }
@@ -66,7 +66,7 @@ impl Names {
     /// A znode asks for the hosts of `after`, no more for those of `before`.
     pub fn want(&mut self, znode: &Arc<str>, before: &[Decoded], after: &[Decoded]) {
         for name in names_of(after) {
-            let wanted = self.names.entry(Arc::clone(name)).or_insert_with(|| Name {
+            let wanted = self.asked.entry(Arc::clone(name)).or_insert_with(|| Name {
                 resolution: self.known.get(name).cloned(),
                 ..Name::default()
             });
@@ -74,12 +74,12 @@ impl Names {
             self.wanted.insert(Arc::clone(name));
         }
         for name in names_of(before).filter(|name| !names_of(after).any(|n| n == *name)) {
-            let Some(known) = self.names.get_mut(name) else {
+            let Some(known) = self.asked.get_mut(name) else {
                 continue;
             };
             known.znodes.remove(znode);
             if known.znodes.is_empty() {
-                self.names.remove(name);
+                self.asked.remove(name);
                 self.wanted.remove(name);
             }
         }

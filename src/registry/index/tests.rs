@@ -866,56 +866,125 @@ fn a_host_name_is_served_once_it_is_resolved_and_follows_its_addresses() {
     assert!(index.resolved("db", of(&[1]), 0).is_empty());
 }
 
-#[test]
-fn what_nobody_writes_lapses_but_never_while_zookeeper_is_away() {
-    let mut index = Index::new(Config {
+/// An index whose registrations live for ten seconds.
+fn mortal() -> Index {
+    Index::new(Config {
         ttl: Some(std::time::Duration::from_secs(10)),
         ..index().config
-    });
-    let lapsed = |index: &Index| {
-        let view = index.view();
-        let instances = view.services["s"].instances.clone();
-        instances.iter().next().unwrap().health != Health::Healthy
+    })
+}
+
+/// Written at a time by ZooKeeper's clock, in the order of those times.
+fn written(path: &str, mtime: i64) -> Event {
+    let Event::Put { path, data, stat } = put(path, "10.0.0.1:80", 1, mtime) else {
+        unreachable!("a put");
     };
-    let written = |mtime: i64| Event::Put {
-        path: "s/i".into(),
-        data: Bytes::from_static(b"10.0.0.1:80"),
-        stat: Stat {
-            mtime,
-            ..Stat::default()
-        },
-    };
-    let batch = |events: Vec<Event>, complete, stale| Batch {
-        events,
-        complete,
-        stale,
+    let stat = Stat { mtime, ..stat };
+    Event::Put { path, data, stat }
+}
+
+fn whole(events: impl Into<Vec<Event>>) -> Batch {
+    Batch {
+        complete: true,
+        ..part(events)
+    }
+}
+
+fn part(events: impl Into<Vec<Event>>) -> Batch {
+    Batch {
+        events: events.into(),
         ..Batch::default()
-    };
-    index.apply(batch(vec![written(0)], true, false), 0);
+    }
+}
+
+fn stale() -> Batch {
+    Batch {
+        stale: true,
+        ..Batch::default()
+    }
+}
+
+fn lapsed(index: &Index, service: &str) -> bool {
+    let instances = index.view().services[service].instances.clone();
+    instances.iter().next().unwrap().health != Health::Healthy
+}
+
+#[test]
+fn what_nobody_writes_lapses_but_never_while_zookeeper_is_away() {
+    let mut index = mortal();
+    index.apply(whole([written("s/i", 0)]), 0);
     assert_eq!(index.due(), Some(10_000));
     // Touched in time, it lives on.
-    assert!(
-        index
-            .apply(batch(vec![written(5_000)], false, false), 5_000)
-            .is_empty()
-    );
+    let touched = index.apply(part([written("s/i", 5_000)]), 5_000);
+    assert!(touched.is_empty());
     assert!(index.tick(10_000).is_empty());
     assert_eq!(index.due(), Some(15_000));
     // ZooKeeper goes, and nobody can write.
-    index.apply(batch(vec![], false, true), 6_000);
+    index.apply(stale(), 6_000);
     assert!(index.tick(60_000).is_empty());
-    assert!(!lapsed(&index));
-    index.apply(batch(vec![], true, false), 70_000);
-    assert!(!lapsed(&index));
+    assert!(!lapsed(&index, "s"));
+    index.apply(whole([]), 70_000);
+    assert!(!lapsed(&index, "s"));
     assert_eq!(index.due(), Some(80_000));
     assert_eq!(index.tick(80_000).len(), 1);
-    assert!(lapsed(&index));
-    // What has lapsed stays so over the next outage, until it is written.
-    index.apply(batch(vec![], false, true), 90_000);
-    index.apply(batch(vec![], true, false), 95_000);
-    assert!(lapsed(&index));
-    index.apply(batch(vec![written(96_000)], false, false), 96_000);
-    assert!(!lapsed(&index));
+    assert!(lapsed(&index, "s"));
+    // What has lapsed stays so over the next outage, until it is written; to be told again is not.
+    index.apply(stale(), 90_000);
+    index.apply(whole([written("s/i", 5_000)]), 95_000);
+    assert!(lapsed(&index, "s"));
+    index.apply(part([written("s/i", 96_000)]), 96_000);
+    assert!(!lapsed(&index, "s"));
+    index.apply(part([written("s/i", 96_000)]), 99_000);
+    assert_eq!(index.due(), Some(106_000));
+}
+
+#[test]
+fn a_registration_lives_however_far_the_clocks_are_apart() {
+    const HOUR: i64 = 3_600_000;
+    for skew in [-HOUR, 0, HOUR] {
+        let mut index = mortal();
+        let now = 10 * HOUR;
+        index.apply(whole([written("s/i", now + skew)]), now);
+        assert!(!lapsed(&index, "s"), "{skew}");
+        index.apply(part([written("s/i", now + 5_000 + skew)]), now + 5_000);
+        assert!(!lapsed(&index, "s") && index.tick(now + 14_999).is_empty());
+        assert_eq!(index.tick(now + 15_000).len(), 1, "{skew}");
+        assert!(lapsed(&index, "s"));
+        index.apply(part([written("s/i", now + 16_000 + skew)]), now + 16_000);
+        assert!(!lapsed(&index, "s"), "{skew}");
+    }
+}
+
+#[test]
+fn a_process_that_begins_serves_nothing_that_lapsed_before_by_zookeepers_clock() {
+    let mut index = mortal();
+    let now = 1_000_000_000;
+    // In two batches, and in any order.
+    index.apply(
+        part([written("old/i", 80_000), written("new/i", 100_000)]),
+        now,
+    );
+    index.apply(whole([written("late/i", 94_000)]), now);
+    assert!(lapsed(&index, "old") && !lapsed(&index, "new") && !lapsed(&index, "late"));
+    // The others have the rest of their time.
+    assert_eq!(index.due(), Some(now + 4_000));
+    index.tick(now + 4_000);
+    assert!(lapsed(&index, "late") && !lapsed(&index, "new"));
+    index.apply(part([written("old/i", 105_000)]), now + 5_000);
+    assert!(!lapsed(&index, "old"));
+}
+
+#[test]
+fn a_clock_that_was_ahead_once_makes_nothing_lapse() {
+    let mut index = mortal();
+    // The first was written under a leader whose clock went wrong; the order of the writes tells.
+    let mut ahead = written("a/i", 1);
+    let Event::Put { stat, .. } = &mut ahead else {
+        unreachable!("a put");
+    };
+    stat.mtime = 9_000_000;
+    index.apply(whole([ahead, written("b/i", 100_000)]), 0);
+    assert!(!lapsed(&index, "a") && !lapsed(&index, "b"));
 }
 
 #[test]

@@ -107,7 +107,7 @@ impl Watcher {
     }
 
     /// Says once that what was published may be old from now on. It takes nothing away; where the
-    /// registry is too busy to hear of it, that it is comes with the next batch.
+    /// registry is too busy to hear of it, it is told as soon as there is room.
     pub(super) fn tell_stale(&mut self) {
         if let Status::Disconnected { .. } = self.state.borrow().status {
             return;
