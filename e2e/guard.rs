@@ -228,6 +228,27 @@ async fn a_root_that_is_deleted_takes_no_endpoint_along_until_an_operator_lets_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_root_that_is_deleted_below_a_small_registry_takes_no_endpoint_along() {
+    let zookeeper = ZooKeeper::start();
+    let tree = Tree::connect(&zookeeper).await;
+    for at in 1..=3 {
+        let data = format!("10.0.0.{at}:80");
+        tree.write_persistent("orders", &format!("i{at}"), data.as_bytes())
+            .await;
+    }
+    let server = MeshKeeper::start(&zookeeper.connect()).await;
+    let all = server.addresses("orders").await;
+    assert_eq!(all.len(), 3);
+    for at in 1..=3 {
+        tree.delete("orders", &format!("i{at}")).await;
+    }
+    tree.delete_service("orders").await;
+    tree.delete_root().await;
+    held(&server, 3).await;
+    assert_eq!(server.addresses("orders").await, all);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_ensemble_that_lost_its_data_takes_no_endpoint_along() {
     let mut rig = Rig::start("wiped", "").await;
     let traffic = Traffic::start(rig.envoy.outbound, "orders");
@@ -462,7 +483,10 @@ fn writes_states_until_it_is_killed() {
             },
         };
         let _ = recorder.note(&(0..500).map(event).collect::<Vec<_>>());
-        let picture = recorder.picture(&meshkeeper::registry::guard::Holds::default());
+        let picture = recorder.picture(
+            &meshkeeper::registry::guard::Holds::default(),
+            &meshkeeper::registry::Addresses::new(),
+        );
         meshkeeper::state::file::write(&directory, &identity, round, &picture).unwrap();
     }
 }

@@ -39,7 +39,7 @@ use crate::model::Service;
 pub use crate::model::Touched;
 pub use catalog::{Catalog, Mirrored, Picture};
 pub use format::FormatChoice;
-pub use guarded::{Former, Guarded, Restored};
+pub use guarded::{Addresses, Former, Guarded, Restored};
 pub use index::{Index, Resolution};
 pub use layout::Layout;
 pub use metrics::Metrics;

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Kept are the znodes as they were told, not what was made of them: with the last good data of one whose
-//! present data are bad, and with those that are gone but held by the guard. It refuses to know payloads,
+//! present data are bad, with those that are gone but held by the guard, and with what the host names resolved
+//! to, since nothing can be served of a name that is not looked up yet. It refuses to know payloads,
 //! clients and what happens to a state that is read. Files are small enough to be written as a whole.
 //!
 //! Invariants: whenever the process is killed, the file is the old or the new one; a file that is not exactly
@@ -19,7 +20,7 @@ pub mod writer;
 use std::{path::PathBuf, sync::Arc};
 
 use crate::registry::{
-    Batch, Event, Stat,
+    Addresses, Batch, Event, Stat,
     guard::{Resumed, Time, Trip},
 };
 
@@ -113,6 +114,11 @@ impl Restored {
 
     pub fn is_empty(&self) -> bool {
         self.picture.znodes.is_empty()
+    }
+
+    /// What host names resolved to.
+    pub fn addresses(&self) -> Addresses {
+        self.picture.addresses.clone()
     }
 
     /// Goes on recording from here.

@@ -80,6 +80,7 @@ impl States<'_> {
                 known: restored.known,
                 replay: restored.replay(),
                 departures: restored.departures(),
+                addresses: restored.addresses(),
                 held: restored.held,
                 trip: restored.trip,
             },

@@ -1,12 +1,12 @@
 //! Records one registry's state as it is mirrored, for whoever writes it.
 //!
 //! It refuses to know files. Invariant: nothing is drawn before the registry was seen whole, or restored; a
-//! picture is drawn where anything was told or is held that was not before.
+//! picture is drawn where anything was told, is held that was not before, or went by another address.
 
 use tokio::sync::watch;
 
 use crate::{
-    registry::{Event, Guarded, guard::Holds},
+    registry::{Addresses, Event, Guarded, guard::Holds},
     state::{Noted, Picture, Recorder},
 };
 
@@ -18,6 +18,8 @@ pub struct Record {
     fresh: bool,
     /// What was held then.
     holds: Holds,
+    /// What host names resolved to then.
+    addresses: Addresses,
 }
 
 impl Record {
@@ -27,6 +29,7 @@ impl Record {
             pictures,
             fresh: false,
             holds: Holds::default(),
+            addresses: Addresses::new(),
         }
     }
 
@@ -41,13 +44,15 @@ impl Record {
 
     pub(super) fn draw(&mut self, registry: &Guarded) {
         let holds = registry.holds();
-        let same = holds.is_same(&self.holds);
+        let addresses = registry.addresses();
+        let same = holds.is_same(&self.holds) && addresses.ptr_eq(&self.addresses);
         if !registry.loaded() || (same && !self.fresh) {
             return;
         }
         self.fresh = false;
         self.holds = holds.clone();
+        self.addresses = addresses.clone();
         self.pictures
-            .send_replace(Some(self.recorder.picture(holds)));
+            .send_replace(Some(self.recorder.picture(holds, addresses)));
     }
 }

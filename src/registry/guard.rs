@@ -9,8 +9,9 @@
 //!
 //! Only instances that took requests count: one that was drained, unhealthy or disabled before it went is no
 //! loss. What is lost before a share is reached goes; once it is reached, all that the window lost is held, and
-//! what goes while the hold lasts. It refuses to know znodes and clocks: time is an argument, in milliseconds,
-//! and should not jump.
+//! what goes while the hold lasts: of a service up to what it had, of a registry up to what it had as a whole,
+//! and each of its services. It refuses to know znodes and clocks: time is an argument, in milliseconds,
+//! and should not jump; where it was set back, what seems to lie ahead is taken to be of now.
 //!
 //! Invariants: a registered instance is always published as it is registered; what is published beside
 //! those is in [`Guard::holds`], and a service is served by no more of them than it lacks; without holds
@@ -91,7 +92,7 @@ impl Default for Config {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cause {
     /// It speaks of the whole tree (a comparison after a reconnect, or the root is gone): a registry that it
-    /// leaves without any instance is held, however few there were.
+    /// leaves without any instance is held, however few there were; also where they went before it, in the window.
     pub whole: bool,
     /// When what is lost was last known to be there, if that is long ago.
     pub known: Option<Time>,
@@ -107,6 +108,10 @@ pub struct Guard {
     levels: BTreeMap<Arc<str>, Level>,
     total: Level,
     holds: Holds,
+    /// How many of each service there were when the registry's hold began.
+    began: BTreeMap<Arc<str>, usize>,
+    /// How many that hold removed so far.
+    removed: usize,
     /// What went within the window and was let go, the oldest first.
     recent: VecDeque<Gone>,
     /// Numbers what is held in the order in which it went.
@@ -123,6 +128,8 @@ impl Guard {
             levels: BTreeMap::new(),
             total: Level::default(),
             holds: Holds::default(),
+            began: BTreeMap::new(),
+            removed: 0,
             recent: VecDeque::new(),
             turn: 0,
             notices: Vec::new(),
@@ -170,8 +177,7 @@ impl Guard {
 
     /// When [`Guard::tick`] has something to do.
     pub fn due(&self) -> Option<Time> {
-        let trip = self.holds.trip.map(|trip| trip.since);
-        let since = self.holds.oldest().into_iter().chain(trip).min()?;
+        let since = self.holds.oldest()?;
         Some(since.saturating_add(millis(self.config.hold_for)))
     }
 
@@ -182,17 +188,7 @@ impl Guard {
         while let Some((name, socket)) = self.holds.pop_before(over) {
             ended.entry(name).or_default().insert(socket);
         }
-        let removed = ended.values().map(BTreeSet::len).sum();
-        let whole = self.holds.trip.is_some();
-        if self.holds.trip.is_some_and(|trip| trip.since <= over) {
-            self.holds.trip = None;
-            self.notices.push(Notice::Ended {
-                scope: Scope::Registry,
-                how: Ending::Expired,
-                removed,
-            });
-        }
-        self.end(ended, Ending::Expired, whole)
+        self.end(ended, Ending::Expired)
     }
 
     /// Lets go what is held of one service, or of all.
@@ -216,8 +212,7 @@ impl Guard {
                 self.holds.remove(name, *socket);
             }
         }
-        let whole = self.holds.trip.is_some();
-        self.end(ended, Ending::Released, whole)
+        self.end(ended, Ending::Released)
     }
 
     /// Goes on holding what a former process held: by service as many as there were, and the instances with
@@ -242,6 +237,7 @@ impl Guard {
             }
         }
         self.holds.trip = trip;
+        self.begin(Time::MIN);
         self.limit(&mut moves);
         self.settle();
         self.publish(moves)
@@ -270,6 +266,15 @@ impl Guard {
         }
         self.total.turn(turned);
         self.total.change(now, from, by);
+        // The clock may have been set back.
+        for gone in self
+            .recent
+            .iter_mut()
+            .rev()
+            .take_while(|gone| gone.at > now)
+        {
+            gone.at = now;
+        }
         while self.recent.front().is_some_and(|gone| gone.at < from) {
             self.recent.pop_front();
         }
@@ -306,9 +311,8 @@ impl Guard {
 
     /// Takes leave of the holds that are empty now, and of the registry's.
     fn settle(&mut self) {
-        let whole = self.holds.trip;
         for name in self.holds.take_emptied() {
-            if whole.is_none() {
+            if self.holds.trip.is_none() {
                 self.notices.push(Notice::Ended {
                     scope: Scope::Service(name),
                     how: Ending::Returned,
@@ -316,26 +320,26 @@ impl Guard {
                 });
             }
         }
-        let back = |trip: Trip| self.total.present() >= trip.target || self.holds.is_empty();
-        if whole.is_some_and(back) {
-            self.holds.trip = None;
+        self.end_whole(Ending::Returned);
+    }
+
+    /// The registry is held no more once nothing of it is.
+    fn end_whole(&mut self, how: Ending) {
+        if self.holds.is_empty() && self.holds.trip.take().is_some() {
+            self.began = BTreeMap::new();
             self.notices.push(Notice::Ended {
                 scope: Scope::Registry,
-                how: Ending::Returned,
-                removed: 0,
+                how,
+                removed: std::mem::take(&mut self.removed),
             });
         }
     }
 
     /// These are held no more, and the loss is accepted: it does not count for the next one.
     ///
-    /// Where the registry is or was held as a `whole`, one notice stands for those of its services.
-    fn end(
-        &mut self,
-        ended: BTreeMap<Arc<str>, BTreeSet<Socket>>,
-        how: Ending,
-        whole: bool,
-    ) -> Changes {
+    /// Where the registry is held as a whole, one notice stands for those of its services.
+    fn end(&mut self, ended: BTreeMap<Arc<str>, BTreeSet<Socket>>, how: Ending) -> Changes {
+        let whole = self.holds.trip.is_some();
         let emptied: BTreeSet<_> = self.holds.take_emptied().into_iter().collect();
         let mut removed = 0;
         let mut moves = BTreeMap::new();
@@ -360,13 +364,8 @@ impl Guard {
             moves.insert(name, moved);
         }
         self.total.accept(removed);
-        if self.holds.is_empty() && self.holds.trip.take().is_some() {
-            self.notices.push(Notice::Ended {
-                scope: Scope::Registry,
-                how,
-                removed,
-            });
-        }
+        self.removed += if whole { removed } else { 0 };
+        self.end_whole(how);
         self.publish(moves)
     }
 

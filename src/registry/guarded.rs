@@ -7,7 +7,7 @@
 //! It refuses to know the other registries. Invariant: what is published is what the guard lets through, from
 //! the first batch on; what was restored counts as mirrored until the registry was seen whole.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use imbl::{OrdMap, OrdSet};
 
@@ -23,7 +23,14 @@ pub struct Guarded {
     index: Index,
     guard: Guard,
     restored: Option<Restored>,
+    addresses: Addresses,
 }
+
+/// What host names resolved to, also names that only what is held goes by.
+pub type Addresses = OrdMap<Arc<str>, Arc<[IpAddr]>>;
+
+/// How many names are remembered at least, though nobody goes by them any more.
+const REMEMBERED: usize = 1_000;
 
 /// What is served is, or would be, of a former process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +52,7 @@ pub struct Former {
     /// What was held of those.
     pub held: Vec<Resumed>,
     pub trip: Option<guard::Trip>,
+    pub addresses: Addresses,
 }
 
 impl Guarded {
@@ -53,29 +61,45 @@ impl Guarded {
             index: Index::new(config),
             guard: Guard::new(guard),
             restored: None,
+            addresses: Addresses::new(),
         }
     }
 
-    /// Begins with what a former process knew.
+    /// Begins with what a former process knew. Its clock may have been ahead: nothing is known from later than
+    /// now.
     pub fn restore(&mut self, former: Former, now: Time) -> Changes {
+        let known = former.known.min(now);
         self.index.apply(former.replay, now);
+        // Nothing may go by that they are not looked up again yet.
+        for (host, addresses) in &former.addresses {
+            self.index.resolved(host, Ok(addresses.to_vec()), now);
+        }
+        self.addresses = former.addresses;
         let all = self.index.view().services;
         self.index.apply(former.departures, now);
         let mirrored = self.index.view().services;
         let names = mirrored.keys().cloned();
         let appeared = names.map(|name| (name, Touched::All)).collect();
-        (self.guard).apply(&mirrored, appeared, former.known.min(now), Cause::default());
+        (self.guard).apply(&mirrored, appeared, known, Cause::default());
         let held = former.held.iter().filter_map(|resumed| {
             let service = all.get(&resumed.service)?;
-            Some((Arc::clone(service), resumed.target, found(service, resumed)))
+            Some((
+                Arc::clone(service),
+                resumed.target,
+                found(service, resumed, now),
+            ))
         });
-        self.guard.resume(held, former.trip);
+        let trip = former.trip.map(|trip| guard::Trip {
+            since: trip.since.min(now),
+            ..trip
+        });
+        self.guard.resume(held, trip);
         // Of what was held the time may be over by now.
         self.guard.tick(now);
         let published = self.guard.published().keys().cloned();
         let changes = published.map(|name| (name, Touched::All)).collect();
         self.restored = Some(Restored {
-            known: former.known,
+            known,
             served: false,
         });
         changes
@@ -99,7 +123,7 @@ impl Guarded {
         let whole = complete || batch.events.iter().any(root);
         let changes = self.index.apply(batch, now);
         let former = self.restored.take_if(|_| complete);
-        let known = former.map(|former| former.known);
+        let known = former.map(|former| former.known.min(now));
         self.follow(changes, now, Cause { whole, known })
     }
 
@@ -118,8 +142,32 @@ impl Guarded {
     }
 
     pub fn resolved(&mut self, host: &str, resolution: Resolution, now: Time) -> Changes {
+        match &resolution {
+            Ok(addresses) => self.remember(host, addresses),
+            // What a former process found stays, too, as long as there is nothing else.
+            Err(_) if self.addresses.contains_key(host) => return Changes::new(),
+            Err(_) => {}
+        }
         let changes = self.index.resolved(host, resolution, now);
         self.follow(changes, now, Cause::default())
+    }
+
+    /// What host names resolved to; costs nothing.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    fn remember(&mut self, host: &str, addresses: &[IpAddr]) {
+        let wanted = self.index.wanted_hosts();
+        if self.guard.holds().is_empty() && self.addresses.len() > REMEMBERED + 2 * wanted.len() {
+            self.addresses = (std::mem::take(&mut self.addresses).into_iter())
+                .filter(|(name, _)| wanted.contains(name))
+                .collect();
+        }
+        let known = self.addresses.get(host).map(|known| &**known);
+        if wanted.contains(host) && known != Some(addresses) {
+            self.addresses.insert(host.into(), addresses.into());
+        }
     }
 
     /// Lets go what is held of one service, or of all; with how many instances that were.
@@ -194,10 +242,10 @@ impl Guarded {
 }
 
 /// The instances that were held, as their znodes' data have them.
-fn found(service: &Service, resumed: &Resumed) -> Vec<(Arc<Instance>, Time)> {
+fn found(service: &Service, resumed: &Resumed, now: Time) -> Vec<(Arc<Instance>, Time)> {
     let held = resumed.held.iter().filter_map(|(socket, since)| {
         let instance = service.instances.get(*socket)?;
-        Some((Arc::clone(instance), *since))
+        Some((Arc::clone(instance), (*since).min(now)))
     });
     held.collect()
 }

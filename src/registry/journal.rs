@@ -1,8 +1,8 @@
 //! What happened to services and instances, and why: the last of it.
 //!
 //! An entry holds the instance before and after, and is put into words only when somebody asks. It
-//! refuses to know the clock. Invariants: at most [`LENGTH`] entries are kept, the newest; a first load
-//! is one entry, since nothing happened then that an operator would ask about.
+//! refuses to know the clock. Invariants: at most [`LENGTH`] entries are kept, of about [`BYTES`] at
+//! most, the newest; a first load is one entry, since nothing happened then that an operator would ask about.
 
 use std::{fmt::Write, net::SocketAddr, sync::Arc};
 
@@ -17,9 +17,16 @@ use crate::model::{Health, Instance, Service, Socket, Touched};
 /// Some minutes of a large mesh in turmoil, some days of a calm one.
 pub const LENGTH: usize = 10_000;
 
+/// Roughly what instances and reasons may take that nothing else holds any more: one may have 64 KiB of metadata.
+pub const BYTES: usize = 32 << 20;
+
 /// The newest last. Cloning costs nothing.
 #[derive(Clone, Debug, Default)]
-pub struct Journal(Vector<Arc<Entry>>);
+pub struct Journal {
+    entries: Vector<Arc<Entry>>,
+    /// Of all entries, as they were estimated.
+    bytes: usize,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -79,18 +86,22 @@ pub enum Cause {
 
 impl Journal {
     pub fn entries(&self) -> impl DoubleEndedIterator<Item = &Arc<Entry>> {
-        self.0.iter()
+        self.entries.iter()
     }
 
     pub fn record(&mut self, at: i64, registry: &Arc<str>, what: What) {
-        if self.0.len() >= LENGTH {
-            self.0.pop_front();
-        }
-        self.0.push_back(Arc::new(Entry {
+        self.bytes += what.size();
+        self.entries.push_back(Arc::new(Entry {
             at,
             registry: Arc::clone(registry),
             what,
         }));
+        while self.entries.len() > LENGTH || self.bytes > BYTES {
+            let Some(oldest) = self.entries.pop_front() else {
+                return;
+            };
+            self.bytes = self.bytes.saturating_sub(oldest.what.size());
+        }
     }
 
     /// Records what changed from one view of a registry to the next.
@@ -183,6 +194,19 @@ impl What {
         }
     }
 
+    /// Roughly, in bytes, and always the same.
+    fn size(&self) -> usize {
+        let held = match self {
+            Self::Instance { before, after, .. } => {
+                before.iter().chain(after).map(|i| size(i)).sum()
+            }
+            Self::Held { instance, .. } | Self::Returned { instance, .. } => size(instance),
+            Self::Rejected { path, rejected } => path.len() + rejected.reason.len(),
+            Self::Loaded { .. } | Self::Service { .. } | Self::Guard(_) => 0,
+        };
+        size_of::<Entry>() + held
+    }
+
     pub fn service(&self) -> Option<&Arc<str>> {
         match self {
             Self::Instance { service, .. }
@@ -240,6 +264,14 @@ impl What {
             },
         }
     }
+}
+
+/// What an instance keeps in memory, as if it shared nothing with others.
+fn size(instance: &Instance) -> usize {
+    let metadata = instance.metadata.iter();
+    let metadata: usize = metadata.map(|(key, value)| key.len() + value.len()).sum();
+    let own_id = instance.own_id.as_deref().map_or(0, str::len);
+    size_of::<Instance>() + metadata + own_id + instance.origin.znode.len()
 }
 
 fn guarded(notice: &Notice) -> String {
@@ -535,5 +567,34 @@ mod tests {
         assert_eq!(journal.entries().count(), LENGTH);
         let first = journal.entries().next().unwrap();
         assert_eq!(first.what, What::Loaded { services: 1 });
+    }
+
+    #[test]
+    fn large_instances_leave_room_for_fewer() {
+        let mut journal = Journal::default();
+        let large = |n: usize| {
+            let value = format!("{n:065000}");
+            let metadata = std::collections::BTreeMap::from([("large".to_owned(), value)]);
+            Arc::new(Instance {
+                metadata: metadata.into(),
+                ..Instance::clone(&instance(1, 0))
+            })
+        };
+        let held = |instance| What::Held {
+            service: "orders".into(),
+            instance,
+        };
+        for n in 0..1_000 {
+            journal.record(0, &"main".into(), held(large(n)));
+        }
+        let count = journal.entries().count();
+        assert!((400..600).contains(&count), "{count}");
+        let last = journal.entries().next_back().unwrap();
+        assert_eq!(last.what, held(large(999)));
+        // And many again of those that are small.
+        for services in 0..LENGTH {
+            journal.record(0, &"main".into(), What::Loaded { services });
+        }
+        assert_eq!(journal.entries().count(), LENGTH);
     }
 }

@@ -1,7 +1,7 @@
 //! A state as bytes, and back.
 //!
 //! ```text
-//! magic · version · identity · time · znodes (paths without what they share with the one before) · holds · checksum
+//! magic · version · identity · time · znodes (paths without what they share with the one before) · holds · addresses of names · checksum
 //! ```
 //!
 //! It refuses to know files. Numbers are LEB128, signed ones zigzag. Invariant: bytes that were not written
@@ -20,13 +20,13 @@ use super::{
 use crate::{
     model::Socket,
     registry::{
-        Stat,
+        Addresses, Stat,
         guard::{Resumed, Time, Trip},
     },
 };
 
 const MAGIC: &[u8; 8] = b"mkstate\n";
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 const CHECKSUM: usize = 16;
 
 const BAD: u8 = 1;
@@ -74,6 +74,7 @@ pub fn encode(identity: &Identity, written: Time, picture: &Picture) -> Vec<u8> 
         last = path;
     }
     out.holds(picture);
+    out.addresses(&picture.addresses);
     let checksum = xxh3_128(&out.0);
     out.0.extend_from_slice(&checksum.to_le_bytes());
     out.0
@@ -101,8 +102,9 @@ pub fn decode(bytes: &[u8]) -> Decoded<(Identity, Restored)> {
         format: input.text()?,
     };
     let known = input.signed()?;
-    let picture = input.picture()?;
+    let mut picture = input.picture()?;
     let (trip, held) = input.holds()?;
+    picture.addresses = input.addresses()?;
     if !input.0.is_empty() {
         return Err(DecodeError::Malformed);
     }
@@ -192,12 +194,25 @@ impl Writer {
         }
     }
 
+    fn addresses(&mut self, names: &Addresses) {
+        self.count(names.len());
+        for (name, addresses) in names {
+            self.bytes(name.as_bytes());
+            self.count(addresses.len());
+            addresses.iter().for_each(|address| self.address(*address));
+        }
+    }
+
     fn socket(&mut self, (address, port): Socket) {
+        self.address(address);
+        self.number(u64::from(port));
+    }
+
+    fn address(&mut self, address: IpAddr) {
         match address {
             IpAddr::V4(address) => self.bytes(&address.octets()),
             IpAddr::V6(address) => self.bytes(&address.octets()),
         }
-        self.number(u64::from(port));
     }
 }
 
@@ -339,241 +354,32 @@ impl<'a> Reader<'a> {
         Ok((trip, services))
     }
 
+    fn addresses(&mut self) -> Decoded<Addresses> {
+        let mut names = Addresses::new();
+        for _ in 0..self.count()? {
+            let name = self.text()?;
+            let mut addresses = Vec::new();
+            for _ in 0..self.count()? {
+                addresses.push(self.address()?);
+            }
+            names.insert(name.into(), addresses.into());
+        }
+        Ok(names)
+    }
+
     fn socket(&mut self) -> Decoded<Socket> {
+        let address = self.address()?;
+        let port = u16::try_from(self.number()?).map_err(|_| DecodeError::Malformed)?;
+        Ok((address, port))
+    }
+
+    fn address(&mut self) -> Decoded<IpAddr> {
         let octets = self.bytes()?;
         let v4 = <[u8; 4]>::try_from(octets).map(IpAddr::from);
         let v6 = || <[u8; 16]>::try_from(octets).map(IpAddr::from);
-        let address = v4.or_else(|_| v6()).map_err(|_| DecodeError::Malformed)?;
-        let port = u16::try_from(self.number()?).map_err(|_| DecodeError::Malformed)?;
-        Ok((address, port))
+        v4.or_else(|_| v6()).map_err(|_| DecodeError::Malformed)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::Ipv6Addr;
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::{
-        model::{Health, Instance, Metadata, Origin, Service, Touched, Weight},
-        registry::{
-            Changes,
-            guard::{Cause, Config, Guard, Services},
-        },
-    };
-
-    fn identity() -> Identity {
-        Identity {
-            name: "main".into(),
-            connect: "zk-1:2181,zk-2:2181/mesh".into(),
-            root: "/services".into(),
-            format: "auto".into(),
-        }
-    }
-
-    fn any_stat() -> impl Strategy<Value = Stat> {
-        any::<[i64; 5]>().prop_map(|[czxid, mzxid, ctime, mtime, ephemeral_owner]| Stat {
-            czxid,
-            mzxid,
-            ctime,
-            mtime,
-            ephemeral_owner,
-        })
-    }
-
-    fn any_data() -> impl Strategy<Value = Box<[u8]>> {
-        prop::collection::vec(any::<u8>(), 0..20).prop_map(Vec::into_boxed_slice)
-    }
-
-    fn any_picture() -> impl Strategy<Value = Picture> {
-        let good = prop::option::of((any_stat(), any_data()).prop_map(Box::new));
-        let znode =
-            (any_stat(), any_data(), any::<bool>(), good).prop_map(|(stat, data, bad, good)| {
-                Arc::new(Znode {
-                    stat,
-                    data,
-                    bad,
-                    good,
-                })
-            });
-        prop::collection::btree_map("[aä]{1,2}(/[bü]{1,3})?", znode, 0..12).prop_map(|znodes| {
-            Picture {
-                znodes: znodes
-                    .into_iter()
-                    .map(|(path, znode)| (Arc::<str>::from(path), znode))
-                    .collect(),
-                ..Picture::default()
-            }
-        })
-    }
-
-    /// Five of six instances held, one of them on IPv6.
-    fn holding() -> Picture {
-        let instance = |port: u16| {
-            let address = if port == 3 {
-                Ipv6Addr::LOCALHOST.into()
-            } else {
-                [10, 0, 0, 1].into()
-            };
-            Arc::new(Instance {
-                own_id: None,
-                address,
-                port,
-                weight: Weight::default(),
-                zone: None,
-                health: Health::Healthy,
-                priority: 0,
-                metadata: Metadata::default(),
-                origin: Origin {
-                    znode: format!("a/{port}").into(),
-                    format: "plain",
-                    ..Origin::default()
-                },
-            })
-        };
-        let services = |ports: std::ops::RangeInclusive<u16>| {
-            let service = Service {
-                name: "a".into(),
-                host: "a".into(),
-                registry: "main".into(),
-                instances: ports.map(instance).collect(),
-            };
-            Services::from_iter([(Arc::from("a"), Arc::new(service))])
-        };
-        let mut guard = Guard::new(Config::default());
-        let changed = || Changes::from([("a".into(), Touched::All)]);
-        guard.apply(&services(1..=6), changed(), 1_000, Cause::default());
-        guard.apply(&services(6..=6), changed(), 2_000, Cause::default());
-        let znode = |data: &str| {
-            Arc::new(Znode {
-                stat: Stat::default(),
-                data: data.as_bytes().into(),
-                bad: false,
-                good: None,
-            })
-        };
-        let gone = (1..=9).map(|port| (Arc::from(format!("a/{port}")), znode("gone")));
-        Picture {
-            znodes: OrdMap::from_iter([(Arc::from("a/6"), znode("there"))]),
-            gone: gone.filter(|(path, _)| &**path != "a/6").collect(),
-            holds: guard.holds().clone(),
-        }
-    }
-
-    #[test]
-    fn what_is_held_is_kept_with_its_znodes_and_what_else_is_gone_is_not() {
-        let (_, restored) = decode(&encode(&identity(), 7, &holding())).unwrap();
-        let gone: Vec<_> = restored.picture.gone.keys().map(|path| &**path).collect();
-        assert_eq!(gone, ["a/1", "a/2", "a/3", "a/4", "a/5"]);
-        let [service] = &restored.held[..] else {
-            panic!("one service");
-        };
-        assert_eq!(
-            (&*service.service, service.target, service.held.len()),
-            ("a", 6, 5)
-        );
-        assert!(
-            service
-                .held
-                .contains(&((Ipv6Addr::LOCALHOST.into(), 3), 2_000))
-        );
-        assert_eq!(
-            restored.trip,
-            Some(Trip {
-                since: 2_000,
-                target: 6
-            })
-        );
-    }
-
-    #[test]
-    fn another_version_is_told_apart_from_a_broken_file() {
-        let mut bytes = encode(&identity(), 7, &Picture::default());
-        bytes[MAGIC.len()] = 9;
-        assert_eq!(decode(&bytes).unwrap_err(), DecodeError::Version(9));
-        assert_eq!(decode(b"{}").unwrap_err(), DecodeError::Foreign);
-        assert_eq!(decode(b"").unwrap_err(), DecodeError::Foreign);
-    }
-
-    #[test]
-    fn a_cut_or_changed_file_is_refused_wherever_it_is() {
-        let bytes = encode(&identity(), 7, &holding());
-        for end in 0..bytes.len() {
-            assert!(decode(&bytes[..end]).is_err(), "{end}");
-        }
-        for at in 0..bytes.len() {
-            let mut changed = bytes.clone();
-            changed[at] ^= 0x10;
-            assert!(decode(&changed).is_err(), "{at}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn a_state_reads_back_as_it_was(picture in any_picture(), written in any::<i64>()) {
-            let (of, restored) = decode(&encode(&identity(), written, &picture)).unwrap();
-            prop_assert_eq!(of, identity());
-            prop_assert_eq!(restored.known, written);
-            prop_assert_eq!(restored.picture.znodes, picture.znodes);
-        }
-
-        /// With a checksum that fits, so that what is behind it is reached.
-        #[test]
-        fn no_bytes_make_it_panic(
-            body in prop::collection::vec(any::<u8>(), 0..200),
-            (at, byte) in (any::<prop::sample::Index>(), any::<u8>()),
-        ) {
-            let mut changed = encode(&identity(), 7, &holding());
-            changed.truncate(changed.len() - CHECKSUM);
-            let at = at.index(changed.len());
-            changed[at] = byte;
-            let made = [MAGIC, &[1][..], &body[..]].concat();
-            for mut bytes in [made, changed] {
-                bytes.extend_from_slice(&xxh3_128(&bytes).to_le_bytes());
-                let _ = decode(&bytes);
-            }
-        }
-    }
-
-    #[test]
-    fn a_hundred_thousand_instances_take_few_bytes_each() {
-        let data = br#"{"host":"10.0.0.7","port":8080,"weight":100,"zone":"a","metadata":{"version":"2"}}"#;
-        let znode = |n: i64| {
-            let stat = Stat {
-                czxid: 0x1_0000_0000 + n,
-                mzxid: 0x1_0000_0000 + n,
-                ctime: 1_700_000_000_000 + n,
-                mtime: 1_700_000_000_000 + n,
-                ephemeral_owner: 0x1_0000_1234_5678,
-            };
-            let data = (&data[..]).into();
-            let path = Arc::from(format!("service-{}/instance-{n:010}", n / 20));
-            (
-                path,
-                Arc::new(Znode {
-                    stat,
-                    data,
-                    bad: false,
-                    good: None,
-                }),
-            )
-        };
-        let picture = Picture {
-            znodes: (0..100_000).map(znode).collect(),
-            ..Picture::default()
-        };
-        let began = std::time::Instant::now();
-        let bytes = encode(&identity(), 7, &picture);
-        let encoded = began.elapsed();
-        let (_, restored) = decode(&bytes).unwrap();
-        println!(
-            "{} bytes; encoded in {encoded:?}, and decoded by {:?}",
-            bytes.len(),
-            began.elapsed()
-        );
-        assert_eq!(restored.len(), 100_000);
-        assert!(bytes.len() < 100_000 * (data.len() + 40), "{}", bytes.len());
-    }
-}
+mod tests;

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use imbl::OrdMap;
 
-use crate::registry::{Event, Stat, guard::Holds};
+use crate::registry::{Addresses, Event, Stat, guard::Holds};
 
 type Znodes = OrdMap<Arc<str>, Arc<Znode>>;
 
@@ -42,6 +42,7 @@ pub struct Picture {
     /// Those that are gone; what of them is held is in `holds`.
     pub(super) gone: Znodes,
     pub holds: Holds,
+    pub(super) addresses: Addresses,
 }
 
 #[derive(Debug, Default)]
@@ -89,13 +90,14 @@ impl Recorder {
         }
     }
 
-    /// What to write: with what is gone of what is held.
-    pub fn picture(&mut self, holds: &Holds) -> Picture {
+    /// What to write: with what is gone of what is held, and what host names resolved to.
+    pub fn picture(&mut self, holds: &Holds, addresses: &Addresses) -> Picture {
         self.forget(holds);
         Picture {
             znodes: self.znodes.clone(),
             gone: self.gone.clone(),
             holds: holds.clone(),
+            addresses: addresses.clone(),
         }
     }
 
@@ -235,6 +237,11 @@ mod tests {
         assert!(told(&recorder).is_empty());
         assert_eq!(recorder.gone.len(), 6);
         // Without holds nothing that is gone is of interest.
-        assert!(recorder.picture(&Holds::default()).gone.is_empty());
+        assert!(
+            recorder
+                .picture(&Holds::default(), &Addresses::new())
+                .gone
+                .is_empty()
+        );
     }
 }

@@ -118,6 +118,7 @@ impl Writer {
                 changed = self.pictures.changed() => if changed.is_err() {
                     break;
                 },
+                () = sleep_until(next), if self.failed => {}
                 () = sleep_until(touch) => {
                     touch = Instant::now() + TOUCH;
                     self.touch().await;
@@ -172,7 +173,7 @@ impl Writer {
     fn fail(&mut self, error: &str) {
         let registry = self.identity.name.as_str();
         self.metrics.failed(registry);
-        // At the next change it is tried again; a full disk is told of once.
+        // It is tried again after a pause; a full disk is told of once.
         if !std::mem::replace(&mut self.failed, true) {
             let path: PathBuf = self.place.path();
             warn!(registry, path = %path.display(), %error, "the state cannot be written; a restart without ZooKeeper would serve an older one, or none");
@@ -194,4 +195,46 @@ fn now() -> Time {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::read;
+
+    #[tokio::test]
+    async fn a_write_that_failed_is_tried_again_though_nothing_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path().join("state");
+        // A file where the directory should be.
+        std::fs::write(&directory, "").unwrap();
+        let identity = Identity {
+            name: "main".into(),
+            connect: "127.0.0.1:1".into(),
+            root: "/services".into(),
+            format: "auto".into(),
+        };
+        let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
+        let (sender, pictures) = watch::channel(None);
+        let writer = Writer::new(&directory, identity.clone(), metrics.clone(), pictures);
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(writer.run(stop.clone()));
+        sender.send_replace(Some(Picture::default()));
+        let failed = || metrics.errors.with_label_values(&["main"]).get() > 0;
+        let wait = Duration::from_millis(20);
+        while !failed() {
+            tokio::time::sleep(wait).await;
+        }
+        std::fs::remove_file(&directory).unwrap();
+        std::fs::create_dir(&directory).unwrap();
+        let written = async {
+            while !matches!(read(&directory, &identity), Ok(Some(_))) {
+                tokio::time::sleep(wait).await;
+            }
+        };
+        timeout(PAUSE * 10, written).await.unwrap();
+        drop(sender);
+        stop.cancel();
+        running.await.unwrap().unwrap();
+    }
 }

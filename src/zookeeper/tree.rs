@@ -385,6 +385,10 @@ impl Tree {
             if self.is_in_flight(&list) {
                 self.want(list, Again::Discard);
             }
+            // All that was below it went before it, and told so.
+            if change == Change::Deleted && self.phase == Phase::Synced {
+                self.mirror.remove_root();
+            }
             return;
         }
         let read = Request::Read(Arc::from(path));
@@ -467,6 +471,10 @@ impl Tree {
             Watches::OneShot => {
                 if !self.verify_children(path, &[]) {
                     self.mirror.remove(path);
+                    if self.mirror.is_empty() {
+                        // Whether it was the last one, or went with the root.
+                        self.want(Request::List(Arc::from("")), Again::Confirm);
+                    }
                 }
             }
         }
@@ -489,6 +497,9 @@ impl Tree {
     fn root_is_absent(&mut self, load: bool) {
         if !load {
             self.verify_children("", &[]);
+            if self.phase == Phase::Synced && self.mirror.is_empty() {
+                self.mirror.remove_root();
+            }
             return;
         }
         if self.loaded || self.complete {

@@ -18,6 +18,11 @@ pub(super) struct Level {
 impl Level {
     /// So many more, or fewer; the window begins at `from`.
     pub fn change(&mut self, now: Time, from: Time, by: i64) {
+        // Where the clock was set back, nothing held until later than now.
+        let ahead = self.past.iter_mut().rev();
+        for (until, _) in ahead.take_while(|(until, _)| *until > now) {
+            *until = now;
+        }
         if by != 0 {
             while self
                 .past
@@ -58,6 +63,12 @@ impl Level {
     pub fn peak(&self) -> usize {
         let greatest = self.past.front().map_or(self.present, |(_, level)| *level);
         count(greatest.max(self.present))
+    }
+
+    /// In the window that begins at `from`, though nothing changed since.
+    pub fn peak_since(&self, from: Time) -> usize {
+        let within = self.past.iter().find(|(until, _)| *until >= from);
+        count(within.map_or(self.present, |(_, level)| (*level).max(self.present)))
     }
 
     pub fn present(&self) -> usize {
@@ -110,6 +121,14 @@ mod tests {
         let mut level = level(&[(0, 100), (5, -10)]);
         level.turn(-50);
         assert_eq!((level.peak(), level.present(), level.loss()), (50, 40, 10));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_keeps_no_level_for_longer_than_the_window() {
+        let back = [(1_000, 100), (1_005, -30), (500, -5)];
+        assert_eq!(level(&back).peak(), 100);
+        let later = [(1_000, 100), (1_005, -30), (500, -5), (511, -1)];
+        assert_eq!(level(&later).loss(), 1);
     }
 
     #[test]

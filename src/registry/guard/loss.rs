@@ -3,9 +3,12 @@
 //! It refuses to know what is published. Invariants: once a loss is too great, all that the window lost is held,
 //! but for what was replaced; and never more of a service than it lacks.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use super::{Cause, Guard, Held, Level, Moves, Notice, Scope, Services, Time, Trip};
+use super::{Cause, Guard, Held, Level, Moves, Notice, Scope, Services, Time, Trip, millis};
 use crate::model::{Health, Instance, Service};
 
 /// An instance that was let go, with its service as it was.
@@ -24,38 +27,44 @@ impl Guard {
         now: Time,
         cause: Cause,
     ) {
-        if moves.values().all(|moved| moved.lost.is_empty()) {
+        let emptied = cause.whole && self.total.present() == 0;
+        // Where the root went, its children did before, perhaps one by one.
+        let late = emptied && !self.recent.is_empty();
+        if !late && moves.values().all(|moved| moved.lost.is_empty()) {
             return;
         }
-        let emptied = cause.whole && self.total.present() == 0;
         let since = cause.known.filter(|_| !emptied).unwrap_or(now);
         if since <= self.over(now) {
             return;
         }
         let share = self.config.registry_share;
-        let trips = self.holds.trip.is_none() && (emptied || self.trips(&self.total, share));
+        let trips = !self.is_open(now) && (emptied || self.trips(&self.total, share));
+        let past = self.holds.trip;
         if trips {
             let target = self.total.peak();
             self.holds.trip = Some(Trip { since, target });
+            self.begin(now.saturating_sub(millis(self.config.window)));
         }
         let held_before = self.holds.held();
-        let mut back = Vec::new();
+        let (mut back, mut new) = (BTreeSet::new(), Vec::new());
         for (name, moved) in &mut *moves {
             let lost = std::mem::take(&mut moved.lost);
+            let is_new = !self.holds.contains(name);
             if let Some(service) = before.get(name).filter(|_| !lost.is_empty())
                 && self.hold_service(service, lost, now, since)
             {
-                back.push(Arc::clone(name));
+                back.insert(Arc::clone(name));
+                new.extend(is_new.then(|| Arc::clone(name)));
             }
         }
         self.bring_back(trips, &back, moves);
         let held = self.holds.held() - held_before;
         if trips && held == 0 {
-            self.holds.trip = None;
+            self.holds.trip = past;
         } else if trips {
             self.tripped(Scope::Registry, &self.total.clone(), held);
-        } else {
-            for name in back {
+        } else if !self.is_open(now) {
+            for name in new {
                 let level = self.levels.get(&name).cloned().unwrap_or_default();
                 let held = self
                     .holds
@@ -67,7 +76,7 @@ impl Guard {
         }
     }
 
-    /// Holds what a service lost, or lets it go. Whether that is a new hold.
+    /// Holds what a service lost, or lets it go. Whether what went shortly before is held with it.
     fn hold_service(
         &mut self,
         service: &Arc<Service>,
@@ -79,12 +88,11 @@ impl Guard {
         let hold = self.holds.services.get(name);
         // After its time a hold lets go what it has, and takes nothing more.
         let open = hold.is_some_and(|hold| hold.since > self.over(now));
-        let (level, share) = (self.levels.get(name), self.config.service_share);
-        let trips = open
-            || self.holds.trip.is_some()
-            || level.is_some_and(|level| self.trips(level, share));
+        let trips = open || self.is_open(now) || self.trips_alone(name);
         let room = if trips { self.room(name) } else { 0 };
-        let target = level.map_or(0, Level::peak);
+        let target = self.target(name);
+        // It lost too much by itself too, and with what it had grown by.
+        let rises = hold.is_some_and(|hold| hold.target < target);
         for (nth, instance) in lost.into_iter().enumerate() {
             if nth < room {
                 self.keep(service, target, instance, since);
@@ -96,16 +104,49 @@ impl Guard {
                 });
             }
         }
-        trips && !open && room > 0
+        trips && room > 0 && (!open || rises)
     }
 
     /// How many more of a service may be held. One for one, what came on other addresses stands for what went.
     fn room(&self, name: &str) -> usize {
-        let level = self.levels.get(name);
-        let (peak, present) = level.map_or((0, 0), |level| (level.peak(), level.present()));
+        let present = self.levels.get(name).map_or(0, Level::present);
         let hold = self.holds.services.get(name);
         let (target, held) = hold.map_or((0, 0), |hold| (hold.target, hold.held.len()));
-        target.max(peak).saturating_sub(present + held)
+        target.max(self.target(name)).saturating_sub(present + held)
+    }
+
+    /// How many a service should have. What it grew by while the registry was held is none of the registry's
+    /// loss: a deploy whose next ones come first would leave those that they replace.
+    fn target(&self, name: &str) -> usize {
+        let peak = self.levels.get(name).map_or(0, Level::peak);
+        if self.holds.trip.is_none() || self.trips_alone(name) {
+            return peak;
+        }
+        peak.min(self.began.get(name).copied().unwrap_or(0))
+    }
+
+    /// The registry is held from now on; the window begins at `from`.
+    pub(super) fn begin(&mut self, from: Time) {
+        let had = |(name, level): (&Arc<str>, &Level)| {
+            let peak = level.peak_since(from);
+            (peak > 0).then(|| (Arc::clone(name), peak))
+        };
+        self.began = if self.holds.trip.is_some() {
+            self.levels.iter().filter_map(had).collect()
+        } else {
+            BTreeMap::new()
+        };
+    }
+
+    /// Whether the registry's hold takes in what goes: for its time, and while the registry lacks something.
+    fn is_open(&self, now: Time) -> bool {
+        let lacks = |trip: Trip| self.total.present() < trip.target;
+        (self.holds.trip).is_some_and(|trip| trip.since > self.over(now) && lacks(trip))
+    }
+
+    fn trips_alone(&self, name: &str) -> bool {
+        let level = self.levels.get(name);
+        level.is_some_and(|level| self.trips(level, self.config.service_share))
     }
 
     /// Holds what went shortly before, of these services or of all: it is of the same loss. The last that went
@@ -113,7 +154,7 @@ impl Guard {
     fn bring_back(
         &mut self,
         all: bool,
-        services: &[Arc<str>],
+        services: &BTreeSet<Arc<str>>,
         moves: &mut BTreeMap<Arc<str>, Moves>,
     ) {
         if !all && services.is_empty() {
@@ -132,7 +173,7 @@ impl Guard {
                 self.recent.push_front(gone);
                 continue;
             }
-            let target = self.levels.get(name).map_or(0, Level::peak);
+            let target = self.target(name);
             let moved = moves.entry(Arc::clone(name)).or_default();
             moved.sockets.insert(socket);
             self.keep(&gone.service, target, gone.instance, gone.at);

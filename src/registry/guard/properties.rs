@@ -185,6 +185,8 @@ proptest! {
         let mut rig = Rig::new(config);
         let mut histories: BTreeMap<&str, History> = BTreeMap::new();
         let mut total = History::default();
+        // What each service had when the registry's hold began.
+        let mut began: BTreeMap<&str, usize> = BTreeMap::new();
         for step in &steps {
             let before = rig.guard.published().clone();
             let mirrored_before = rig.mirrored.clone();
@@ -202,10 +204,15 @@ proptest! {
                 continue;
             }
             let present: usize = rig.mirrored.values().map(|s| count(Some(s))).sum();
-            let all = exceeds(total.peak(now).max(present), present, registry_share)
-                || (trip.is_some() && rig.guard.holds().trip.is_some())
+            let peak = total.peak(now).max(present);
+            let all = exceeds(peak, present, registry_share)
+                || trip.is_some_and(|trip| trip.since > now - HOLD && present < trip.target)
                 || (matches!(step, Step::Clear) && present == 0);
             total.note(now, present);
+            if rig.guard.holds().trip != trip {
+                let peak = |name| histories.get(name).map_or(0, |h| h.peak(now));
+                began = SERVICES.map(|name| (name, peak(name).max(count(rig.mirrored.get(name))))).into();
+            }
             for name in SERVICES {
                 let history = histories.entry(name).or_default();
                 let present = count(rig.mirrored.get(name));
@@ -213,11 +220,14 @@ proptest! {
                 history.note(now, present);
                 let (was, is) = (count(before.get(name)), count(rig.guard.published().get(name)));
                 let lost = count(mirrored_before.get(name)) > present;
-                if lost && (all || exceeds(peak, present, service_share)) {
-                    // Beyond the share nothing more goes, but for what others came instead of.
-                    prop_assert!(is >= was.min(peak), "{} of {} are left, {} were", is, was, peak);
+                let alone = exceeds(peak, present, service_share);
+                if lost && (all || alone) {
+                    // Beyond the share nothing more goes, but for what others came instead of, and for what
+                    // came while the registry was held.
+                    let due = if alone { peak } else { peak.min(began.get(name).copied().unwrap_or(0)) };
+                    prop_assert!(is >= was.min(due), "{} of {} are left, {} were", is, was, due);
                     // And what went in the window before that is back.
-                    prop_assert!(is >= peak, "{} are served, {} were", is, peak);
+                    prop_assert!(is >= due, "{} are served, {} were", is, due);
                 }
                 // And never more than it was at its best: what came is not added to what is held.
                 let target = held_before.services.get(name).map_or(0, |h| h.target);

@@ -251,6 +251,30 @@ fn a_comparison_that_finds_nothing_is_held_however_few_there_were() {
 }
 
 #[test]
+fn a_root_that_goes_after_its_children_brings_them_back_however_few_there_were() {
+    let mut rig = Rig::with(3);
+    for port in 1..=3 {
+        rig.drop("orders", [port]);
+        rig.pass(1_000);
+    }
+    rig.mirrored = Services::new();
+    rig.tell(Cause::default());
+    assert_eq!(rig.published("orders"), [0u16; 0]);
+    let changes = rig.tell(whole());
+    assert_eq!(changes.get("orders"), Some(&Touched::All));
+    assert_eq!((rig.published("orders").len(), rig.held()), (3, 3));
+    assert_eq!(rig.guard.take_notices().len(), 1);
+    // What went long before does not come back, nor what an operator let go.
+    rig.guard.release(None);
+    assert_eq!(rig.tell(whole()), Changes::new());
+    rig.add("orders", [1]);
+    rig.drop("orders", [1]);
+    rig.pass(11_000);
+    assert_eq!(rig.tell(whole()), Changes::new());
+    assert_eq!(rig.held(), 0);
+}
+
+#[test]
 fn the_last_instance_that_is_deleted_live_goes() {
     let mut rig = Rig::with(1);
     assert_eq!(rig.drop("orders", [1]).len(), 1);
@@ -447,4 +471,74 @@ fn a_hold_is_resumed_as_it_was() {
     assert_eq!(rig.published("orders").len(), 12);
     rig.pass(3_000_000);
     assert_eq!(rig.published("orders").len(), 5);
+}
+
+/// `orders` with ten that are held with the registry's, and `users` with ten.
+fn registry_wide() -> Rig {
+    let mut rig = Rig::with(10);
+    rig.add("users", 1..=10);
+    rig.add("others", 1..=10);
+    rig.pass(3_600_000);
+    rig.drop("orders", 1..=10);
+    assert_eq!(rig.held(), 10);
+    assert!(rig.guard.holds().trip.is_some());
+    rig.guard.take_notices();
+    rig
+}
+
+#[test]
+fn a_deploy_whose_next_ones_come_first_leaves_none_behind_while_the_registry_is_held() {
+    let mut rig = registry_wide();
+    for port in 1..=10 {
+        rig.add("users", [port + 100]);
+        rig.pass(200);
+        rig.drop("users", [port]);
+        rig.pass(200);
+    }
+    assert_eq!(rig.published("users"), (101..=110).collect::<Vec<_>>());
+    // What it lacks then is held, without the one that was let go last.
+    rig.drop("users", [101]);
+    assert_eq!(rig.published("users"), (101..=110).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_registrys_hold_lasts_until_nothing_is_held_though_others_grew() {
+    let mut rig = registry_wide();
+    rig.add("users", 101..=110);
+    assert_eq!(rig.held(), 10);
+    assert!(rig.guard.holds().trip.is_some());
+    assert_eq!(rig.guard.take_notices(), []);
+    // As many are there as there were, so what goes one by one goes.
+    rig.pass(11_000);
+    rig.add("users", [111]);
+    rig.drop("users", [111]);
+    assert_eq!(rig.held(), 10);
+    rig.add("orders", 1..=10);
+    let ended = Notice::Ended {
+        scope: Scope::Registry,
+        how: Ending::Returned,
+        removed: 0,
+    };
+    assert_eq!(rig.guard.take_notices(), [ended]);
+}
+
+#[test]
+fn the_end_of_the_registrys_hold_counts_all_that_it_removed() {
+    let mut rig = registry_wide();
+    rig.pass(1_800_000);
+    rig.drop("users", 1..=4);
+    assert_eq!(rig.held(), 14);
+    rig.pass(1_800_000);
+    assert_eq!((rig.held(), rig.guard.take_notices()), (4, vec![]));
+    assert_eq!(rig.guard.due(), Some(rig.now + 1_800_000));
+    // Its time is over, so it takes in nothing more.
+    rig.drop("others", [1]);
+    assert_eq!(rig.held(), 4);
+    rig.pass(1_800_000);
+    let ended = Notice::Ended {
+        scope: Scope::Registry,
+        how: Ending::Expired,
+        removed: 14,
+    };
+    assert_eq!(rig.guard.take_notices(), [ended]);
 }

@@ -53,6 +53,7 @@ fn former(known: Time, since: Time) -> Former {
             held: (1..=5).map(socket).collect(),
         }],
         trip: Some(Trip { since, target: 10 }),
+        addresses: Addresses::new(),
     }
 }
 
@@ -160,4 +161,61 @@ fn only_what_cannot_be_read_as_it_stands_is_bad() {
         .chain(["Orders/bad"])
         .filter(|path| guarded.is_bad(path));
     assert_eq!(bad.collect::<Vec<_>>(), ["orders/bad", "Orders/bad"]);
+}
+
+#[test]
+fn what_went_by_a_host_name_is_held_and_compared_over_a_restart() {
+    let named = |n: u8| {
+        let data = format!(r#"{{"host": "db-{n}.example", "port": 80}}"#);
+        write(&format!("orders/{n}"), &data, i64::from(n))
+    };
+    let name = |n: u8| Arc::<str>::from(format!("db-{n}.example"));
+    let mut before = guarded();
+    before.apply(batch((1..=10).map(named), true), HOUR);
+    for n in 1..=10 {
+        before.resolved(&name(n), Ok(vec![[10, 0, 0, n].into()]), HOUR);
+    }
+    let gone = |n: u8| Event::Delete {
+        path: format!("orders/{n}").into(),
+    };
+    before.apply(batch((1..=6).map(gone), false), 2 * HOUR);
+    assert_eq!((served(&before), before.holds().held()), (10, 6));
+
+    let mut after = guarded();
+    let since = 2 * HOUR;
+    let restored = Former {
+        replay: batch((1..=10).map(named), false),
+        departures: batch((1..=6).map(gone), false),
+        held: vec![Resumed {
+            held: (1..=6)
+                .map(|n| (([10, 0, 0, n].into(), 80), since))
+                .collect(),
+            ..former(since, since).held.remove(0)
+        }],
+        addresses: before.addresses().clone(),
+        ..former(since, since)
+    };
+    after.restore(restored, since);
+    assert_eq!((served(&after), after.holds().held()), (10, 6));
+    // No name is resolved yet, or can be.
+    after.apply(batch([gone(7)], true), since);
+    after.resolved(&name(8), Err("no answer".to_owned()), since);
+    assert_eq!((served(&after), after.holds().held()), (10, 7));
+    assert_eq!(after.waits_for_hosts(), 0);
+}
+
+#[test]
+fn a_state_of_a_clock_that_was_ahead_is_held_no_longer_than_one_of_now() {
+    let mut guarded = guarded();
+    let now = 10 * HOUR;
+    guarded.restore(former(now + 5 * HOUR, now + 5 * HOUR), now);
+    assert_eq!((served(&guarded), guarded.holds().held()), (10, 5));
+    assert_eq!(guarded.restored().unwrap().known, now);
+    let gone = (6..=9).map(|n: u8| Event::Delete {
+        path: format!("orders/{n}").into(),
+    });
+    guarded.apply(batch(gone, true), now);
+    assert_eq!(guarded.holds().held(), 9);
+    guarded.tick(now + HOUR);
+    assert_eq!((served(&guarded), guarded.holds().held()), (1, 0));
 }

@@ -146,14 +146,28 @@ impl Index {
 
     /// Shows why a service is not served, or shows nothing any more.
     fn list_service(&mut self, key: &Key) {
-        let rejection = self.refusal(key).map(|reason| Rejected {
+        let reason = self.refusal(key);
+        let path = match &key.1 {
+            None => Arc::clone(&key.0),
+            Some(part) => format!("{}:{part}", key.0).into(),
+        };
+        let reason = reason.or_else(|| self.namesake(&path, key));
+        let rejection = reason.map(|reason| Rejected {
             format: self.config.format.as_str(),
             reason: reason.into_string(),
         });
-        match &key.1 {
-            None => self.list(&key.0, rejection),
-            Some(part) => self.list(&format!("{}:{part}", key.0), rejection),
-        }
+        self.list(&path, rejection);
+    }
+
+    /// A service `a:b` and the part `b` of `a` are listed under one path: why the other one is refused.
+    fn namesake(&self, path: &Arc<str>, key: &Key) -> Option<Reason> {
+        let whole = (Arc::clone(path), None);
+        let parts = path.match_indices(':').map(|(at, _)| {
+            let (service, part) = (&path[..at], &path[at + 1..]);
+            (service.into(), Some(part.into()))
+        });
+        let mut others = [whole].into_iter().chain(parts);
+        others.find_map(|other: Key| self.refusal(&other).filter(|_| other != *key))
     }
 
     fn refusal(&self, key: &Key) -> Option<Reason> {

@@ -657,6 +657,49 @@ fn what_stands_beside_services_that_need_a_level_is_none() {
 }
 
 #[test]
+fn a_part_and_a_service_of_one_name_tell_which_of_them_gave_way() {
+    let admin = Decoded {
+        part: Some("admin".to_owned()),
+        port: 90,
+        ..decoded(ip(1))
+    };
+    let admin = Registration::Instances(vec![admin]);
+    let path = "/services/orders:admin";
+    // The service is older or younger than the part.
+    for czxid in [1, 9] {
+        let mut index = index();
+        apply(&mut index, [put("orders", "", 5, 5)]);
+        register(&mut index, "orders/i", admin.clone(), 0);
+        assert_eq!(reason(&index, path), None);
+        apply(
+            &mut index,
+            [
+                put("orders:admin", "", czxid, czxid),
+                put("orders:admin/i", "10.0.0.2:80", 10, 10),
+            ],
+        );
+        assert!(
+            reason(&index, path).unwrap().contains("older service"),
+            "{czxid}"
+        );
+        // Whatever is touched next.
+        register(&mut index, "orders/i", admin.clone(), 0);
+        assert!(
+            reason(&index, path).unwrap().contains("older service"),
+            "{czxid}"
+        );
+        apply(&mut index, [put("orders:admin/j", "10.0.0.3:80", 11, 11)]);
+        assert!(
+            reason(&index, path).unwrap().contains("older service"),
+            "{czxid}"
+        );
+        apply(&mut index, [delete("orders:admin")]);
+        assert_eq!(reason(&index, path), None);
+        assert_eq!(names(&index), ["orders", "orders:admin"]);
+    }
+}
+
+#[test]
 fn a_part_is_a_service_of_its_own_while_it_has_instances() {
     let mut index = index();
     let admin = || Decoded {

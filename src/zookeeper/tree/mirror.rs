@@ -114,6 +114,21 @@ impl Mirror {
             .extend(gone.into_iter().map(|path| (path, None)));
     }
 
+    /// The root went, and all that was below it before it. That is told ahead of what comes after it.
+    pub fn remove_root(&mut self) {
+        self.unreadable.clear();
+        self.refused.clear();
+        let gone = self.published.keys().map(|path| (Arc::clone(path), None));
+        self.staged = gone.chain([(Arc::from(""), None)]).collect();
+    }
+
+    /// Whether nothing is left, as far as is known.
+    pub fn is_empty(&self) -> bool {
+        self.unreadable.is_empty()
+            && self.staged.values().all(Option::is_none)
+            && (self.published.keys()).all(|path| self.staged.contains_key(path))
+    }
+
     /// Whether it was told, so that its end has to be told too.
     fn forget_unreadable(&mut self, path: &str) -> bool {
         self.unreadable.remove(path).is_some() && !self.refused.remove(path)
@@ -288,6 +303,9 @@ impl Mirror {
     }
 
     fn is_covered(&self, path: &str) -> bool {
+        if !path.is_empty() && self.staged.contains_key("") {
+            return true;
+        }
         std::iter::successors(path.rsplit_once('/'), |(parent, _)| parent.rsplit_once('/'))
             .any(|(ancestor, _)| matches!(self.staged.get(ancestor), Some(None)))
     }

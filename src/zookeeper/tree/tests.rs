@@ -402,3 +402,43 @@ fn a_root_that_is_absent_after_a_restart_is_one_that_went() {
     answer(&mut tree, vec![(list(""), Reply::Absent)]);
     assert_eq!(published(&mut tree), (vec!["-orders".to_owned()], true));
 }
+
+#[test]
+fn a_root_that_goes_is_told_behind_its_children_and_ahead_of_what_comes_after_it() {
+    let mut tree = loaded();
+    for path in ["orders/i-1", "orders/i-2", "orders"] {
+        tree.event(Change::Deleted, path);
+    }
+    assert_eq!(published(&mut tree).0, ["-orders"]);
+    tree.event(Change::Deleted, "");
+    assert_eq!(published(&mut tree), (vec!["-".into()], false));
+    assert!(!tree.has_batch());
+    tree.event(Change::Deleted, "");
+    tree.event(Change::Created, "");
+    tree.event(Change::Created, "orders");
+    answer(&mut tree, vec![(read("orders"), node(9))]);
+    assert_eq!(published(&mut tree).0, ["-", "+orders@9"]);
+}
+
+#[test]
+fn one_shot_watches_tell_of_a_root_that_goes_with_its_last_child() {
+    let mut tree = Tree::new(Layout::flat());
+    tree.connected(Watches::OneShot);
+    answer(&mut tree, vec![(list(""), names(&["orders"]))]);
+    answer(&mut tree, vec![(list("orders"), names(&["i-1"]))]);
+    let reads = vec![(read("orders"), node(1)), (read("orders/i-1"), node(2))];
+    answer(&mut tree, reads);
+    published(&mut tree);
+    for path in ["orders/i-1", "orders", ""] {
+        tree.event(Change::Deleted, path);
+    }
+    let mut told = Vec::new();
+    while !tree.is_idle() {
+        for request in tree.requests(1, usize::MAX) {
+            tree.reply(request, Reply::Absent);
+        }
+        told.extend(published(&mut tree).0);
+    }
+    assert_eq!(told.last().map(String::as_str), Some("-"), "{told:?}");
+    assert_eq!(told.iter().filter(|t| *t == "-").count(), 1, "{told:?}");
+}
