@@ -295,13 +295,13 @@ async fn a_persistent_znode_of_nerve_is_served_while_it_is_touched() {
     let name = encoded(r#"{"host":"10.0.0.7","port":3000,"name":"i","labels":{"az":"a"}}"#);
     let path = format!("/nerve/services/users/services/{name}");
     nerve.tell(&format!("persist {path}")).await;
-    let keys = "root: /nerve/services, format: nerve, sessionTimeout: 3s, ttl: 4s";
+    let keys = "root: /nerve/services, format: nerve, ttl: 5s";
     let server = MeshKeeper::start_registry(&zookeeper.connect(), keys).await;
     told(&server, "users", &["10.0.0.7:3000 healthy"]).await;
     assert_eq!(instances(&server, "users").await[0]["zone"], "a");
 
     let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(6) {
+    while start.elapsed() < Duration::from_secs(7) {
         nerve.tell(&format!("set {path}")).await;
         told(&server, "users", &["10.0.0.7:3000 healthy"]).await;
         tokio::time::sleep(Duration::from_millis(200)).await;
