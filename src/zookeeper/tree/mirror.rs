@@ -285,6 +285,10 @@ impl Mirror {
                 put.push((Arc::clone(&path), Node { version, epoch }));
                 events.push(Event::Put { path, data, stat });
             } else {
+                if path.is_empty() {
+                    // First in order; it speaks for what came back and is still to be read, too.
+                    self.published.clear();
+                }
                 self.published.remove(&path);
                 if !covered.contains(&path) {
                     events.push(Event::Delete { path });
