@@ -235,6 +235,6 @@ fn what_others_know_of_a_name_is_remembered_too() {
     let named = r#"{"host": "db", "port": 80}"#;
     guarded.apply(batch([write("orders/1", named, 1)], true), 0);
     assert_eq!(served(&guarded), 1);
-    let names: Vec<_> = guarded.addresses().keys().map(|name| &**name).collect();
-    assert_eq!(names, ["db"]);
+    let known: Vec<_> = guarded.addresses().keys().map(|name| &**name).collect();
+    assert_eq!(known, ["db"]);
 }
