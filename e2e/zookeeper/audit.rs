@@ -56,8 +56,8 @@ async fn repaired(one_shot: bool) {
     assert_eq!(heard, mirror.metric("meshkeeper_zookeeper_events_total"));
     let differences = mirror.metric("meshkeeper_audit_differences_total");
     let differences: u32 = differences.parse().unwrap();
-    // Of the new service the one below it may be found on its own or with it.
-    assert!((6..=7).contains(&differences), "{differences}");
+    // What is below a service that came or went may be found on its own or with it.
+    assert!((5..=7).contains(&differences), "{differences}");
 
     // What was found is followed again, with watches where they are used up.
     deaf.store(false, Ordering::Relaxed);
@@ -97,6 +97,10 @@ async fn under_churn_the_audit_finds_nothing() {
         let before = rounds(mirror);
         for _ in 0..200 {
             churn(&client, 5).await;
+            // It goes on once what was read has been taken.
+            while let Ok(batch) = mirror.batches.try_recv() {
+                mirror.apply(batch);
+            }
             if rounds(mirror) != before {
                 break;
             }
