@@ -1,7 +1,7 @@
 # What people and CI call. Every target installs what it needs; e2e/components/install.sh says what that is.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos trial bench
+.PHONY: help run test chaos trial bench against
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -38,3 +38,8 @@ bench: ## what it costs, beside floors and peers, in some minutes (BENCH=full: m
 	@e2e/components/install.sh zookeeper envoy
 	@benches/peers/build.sh
 	cargo bench --locked --bench rig
+
+against: ## this build beside the program AGAINST=PATH, another build: the ratios of what each costs
+	@test -x "$(AGAINST)" || { echo "AGAINST=PATH names another meshkeeper, a release build"; exit 2; }
+	@e2e/components/install.sh zookeeper
+	AGAINST="$(AGAINST)" cargo bench --locked --bench rig against

@@ -15,6 +15,7 @@ use tokio::{
 
 use super::{
     Rig,
+    against::ask_for_everything,
     chart::{Axes, Chart},
     delta,
     experiment::{self, LIMIT, Pace},
@@ -89,7 +90,7 @@ async fn step(rig: &mut Rig, services: Service, last: bool, steps: &mut Steps) {
     let x = f64::from(services);
     steps.bare.push((x, median(&bare)));
     steps.ours.push((x, median(&ours)));
-    ask_for_everything(&server, services).await;
+    ask_for_everything(&server, services as usize).await;
     let held = server.memory();
     steps.memory.push((x * f64::from(INSTANCES), bytes(held)));
     let clients = experiment::one(1, 0);
@@ -154,21 +155,6 @@ async fn bare_mirror(rig: &Rig, services: Service) -> f64 {
 async fn cold_start(rig: &Rig, peer: Option<Side>) -> Option<f64> {
     let server = Server::start(peer?, &rig.mesh.zookeeper, MANY).await;
     Some(server.load.as_secs_f64() * 1e3)
-}
-
-/// Resources are encoded when the first client asks for them; what that takes is the mesh's.
-async fn ask_for_everything(server: &Server, services: Service) {
-    let kinds = [delta::CLUSTER, delta::ENDPOINT];
-    let all = |kind| experiment::everything(1, kind, services as usize, &Watch::Nothing);
-    let hellos: Vec<_> = kinds.into_iter().flat_map(all).collect();
-    let clients = hellos.len();
-    let journal = Arc::new(Journal::new(0));
-    let fleet = Fleet::open(server.wire(), server.clients, &journal, hellos);
-    assert!(
-        journal.synced(clients, LIMIT).await,
-        "a client gets everything"
-    );
-    fleet.close().await;
 }
 
 /// What a client that asks for every cluster costs the server once it has them.

@@ -7,12 +7,14 @@
 //! absolute time is a bar, and nothing is asserted but that no side loses anything. `BENCH=quick` (the
 //! default) takes some minutes, `BENCH=full` goes up to 10,000 clients. Everything is on loopback, and
 //! every process that is started here ends here. Words on the command line choose measures:
-//! `growth`, `propagation`, `fanout`, `memory`, `storm`, `sidecar`; and `soak`, which runs only where it is asked for.
+//! `growth`, `propagation`, `fanout`, `memory`, `storm`, `sidecar`; and `soak` and `against` (this build beside the one
+//! that `AGAINST` names), which run only if named.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 // A method's path is not general enough in its lifetime.
 #![allow(clippy::redundant_closure_for_method_calls)]
 
+mod against;
 mod chart;
 mod delta;
 mod experiment;
@@ -172,6 +174,9 @@ async fn bench(words: &[&str]) {
     }
     if wanted("sidecar") {
         sidecar::measure(&mut rig).await;
+    }
+    if words.contains(&"against") {
+        against::measure(&mut rig).await;
     }
     if words.contains(&"soak") {
         soak::measure(&mut rig).await;

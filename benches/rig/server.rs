@@ -26,6 +26,8 @@ const START: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     MeshKeeper,
+    /// Another build of it.
+    Other,
     /// go-control-plane's `LinearCache`, fed by Go's ZooKeeper client.
     Linear,
     /// Istio's control plane, fed by Go's ZooKeeper client.
@@ -42,6 +44,7 @@ impl Side {
     pub fn name(self) -> &'static str {
         match self {
             Self::MeshKeeper => "MeshKeeper",
+            Self::Other => "MeshKeeper, other build",
             Self::Linear => "LinearCache",
             Self::Istiod => "istiod",
             Self::IstiodHasty => "istiod, debounce 1 ms",
@@ -187,17 +190,11 @@ impl Server {
             .display()
             .to_string();
         let clients = self.clients.to_string();
-        let admin = self.admin.to_string();
         let mut command = match self.side {
-            Side::MeshKeeper => {
-                let mut command = machine::on_server_core(env!("CARGO_BIN_EXE_meshkeeper"));
-                command.args(["serve", "--zookeeper", &self.connect, "--root", &self.root]);
-                command.args(["--xds-listen", &clients, "--admin-listen", &admin]);
-                if let Some(config) = &self.config {
-                    command.arg("--config").arg(config);
-                }
-                command.env("RUST_LOG", "error");
-                command
+            Side::MeshKeeper => self.meshkeeper(env!("CARGO_BIN_EXE_meshkeeper")),
+            Side::Other => {
+                let program = std::env::var("AGAINST").expect("AGAINST names a program");
+                self.meshkeeper(&program)
             }
             Side::Linear => self.peer("linear"),
             Side::Istiod => self.peer("istiod"),
@@ -220,6 +217,18 @@ impl Server {
         };
         let command = command.stdin(Stdio::null()).stdout(Stdio::null());
         command.spawn().expect("a program that starts")
+    }
+
+    fn meshkeeper(&self, program: &str) -> Command {
+        let mut command = machine::on_server_core(program);
+        command.args(["serve", "--zookeeper", &self.connect, "--root", &self.root]);
+        command.args(["--xds-listen", &self.clients.to_string()]);
+        command.args(["--admin-listen", &self.admin.to_string()]);
+        if let Some(config) = &self.config {
+            command.arg("--config").arg(config);
+        }
+        command.env("RUST_LOG", "error");
+        command
     }
 
     fn peer(&self, name: &str) -> Command {
