@@ -1,7 +1,7 @@
 # What people and CI call. Every target installs what it needs; e2e/components/install.sh says what that is.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos trial bench against
+.PHONY: help run check unit test chaos trial bench against
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -19,6 +19,14 @@ help: ## this list
 
 run: ## a whole mesh on this machine, until Ctrl-C: ZooKeeper, MeshKeeper, Envoy, sample instances
 	@e2e/demo/run
+
+check: ## formatting, lints and unit tests: what to run after each change
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo test --locked --lib
+
+unit: ## unit tests alone; FILTER=WORD chooses some
+	cargo test --locked --lib $(FILTER)
 
 test: ## formatting, lints, and all tests, with the real ZooKeeper, Envoy, gRPC clients and frameworks that register
 	@e2e/components/install.sh all
