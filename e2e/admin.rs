@@ -149,6 +149,7 @@ fn picture() -> Picture {
     Picture {
         services,
         registries: [Mirrored {
+            absent: false,
             name: "main".into(),
             view,
             loaded: true,

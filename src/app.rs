@@ -262,7 +262,7 @@ impl Mirroring<'_> {
                 let config = registry_config(registry);
                 states.keep(at, &registry.connect, &config, &mut publisher, tasks)
             });
-            let config = zookeeper_config(registry);
+            let config = zookeeper_config(self.config, at);
             let (metrics, stop) = (metrics.clone(), self.stop.clone());
             tasks.spawn_on(self.thread, "zookeeper", async move {
                 let mirror = Watcher::new(config, &metrics, sender, state)?;
@@ -383,11 +383,17 @@ pub fn registry_config(registry: &config::Registry) -> registry::Config {
     }
 }
 
-/// How a registry's znodes are read.
-pub fn zookeeper_config(registry: &config::Registry) -> zookeeper::Config {
+/// How the znodes of the registry at that place of the configuration are read.
+pub fn zookeeper_config(config: &Config, at: usize) -> zookeeper::Config {
+    let registry = &config.registries[at];
+    let connect_key = match config.registries.len() {
+        1 => "registries[0].connect or --zookeeper".to_owned(),
+        _ => format!("registries[{at}].connect"),
+    };
     zookeeper::Config {
         name: registry.name.clone(),
         connect: registry.connect.clone(),
+        connect_key,
         root: registry.root.clone(),
         layout: layout(registry),
         session_timeout: registry.session_timeout,

@@ -103,6 +103,8 @@ pub struct Batch {
     pub audited: bool,
     /// From now on the registry may be older than the tree, until the next complete batch.
     pub stale: bool,
+    /// There is no root, and never was one as far as is known: nothing is to come until somebody creates it.
+    pub absent: bool,
     /// When the first of the changes became known, if a change was what it began with.
     pub observed: Option<Instant>,
 }

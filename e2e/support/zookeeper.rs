@@ -225,6 +225,13 @@ impl ZooKeeper {
         count.and_then(|count| count.parse().ok()).expect("a count")
     }
 
+    /// How many clients are connected that have a session.
+    pub fn connections(&self) -> usize {
+        let answer = ask(self.port, "cons").expect("a running server");
+        let with_session = |line: &&str| line.contains("sid=0x");
+        answer.lines().filter(with_session).count()
+    }
+
     /// What it wrote to its log since it was started.
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory().join("log")).unwrap_or_default()

@@ -102,6 +102,7 @@ impl Reporter {
         if !published && picture.registries.iter().any(|mirrored| mirrored.loaded) {
             self.readiness.pending(FIRST_SNAPSHOT);
         }
+        let any_loaded = picture.registries.iter().any(|mirrored| mirrored.loaded);
         for (watched, mirrored) in self.watched.iter_mut().zip(picture.registries.iter()) {
             note(
                 &self.readiness,
@@ -113,7 +114,8 @@ impl Reporter {
                 &format!("registry {}", watched.name),
                 restored(mirrored),
             );
-            if mirrored.loaded && !std::mem::replace(&mut watched.loaded, true) {
+            let waits_for = !(mirrored.loaded || (mirrored.absent && any_loaded));
+            if !waits_for && !std::mem::replace(&mut watched.loaded, true) {
                 watched
                     .pending
                     .iter()

@@ -20,9 +20,10 @@ use tokio_util::sync::CancellationToken;
 use self::{address::Address, child::Child, security::SecurityArgs};
 use super::{Logs, flags::Flags};
 use crate::{
-    config::{Problems, value},
+    app,
+    config::{self, Problems, value},
     model::Weight,
-    registry::{name, reason::Reason},
+    registry::{Batch, Event, Index, Stat, name, reason::Reason},
     shutdown::Signals,
     zookeeper::{
         Security,
@@ -178,7 +179,7 @@ struct Checked {
 impl Checked {
     async fn resolved(self) -> anyhow::Result<Registration> {
         let address = self.address.resolve().await?;
-        Ok(Registration {
+        let registration = Registration {
             connect: self.connect,
             root: self.root,
             service: self.service,
@@ -186,7 +187,46 @@ impl Checked {
             data: payload(address, self.data).into_bytes(),
             session_timeout: self.session_timeout,
             security: self.security,
-        })
+        };
+        let mut flags = Flags::default();
+        let read = readable(&registration);
+        let read = read.map_err(|why| {
+            flags.refuse("register", format!("every server would reject this: {why}"))
+        });
+        Ok(flags.finish(read.ok().map(|()| registration))?)
+    }
+}
+
+/// Whether a server reads the registration as an instance, by the server's own rules.
+fn readable(registration: &Registration) -> Result<(), String> {
+    let service = &registration.service;
+    let of = config::Registry {
+        root: registration.root.clone(),
+        ..config::Registry::default()
+    };
+    let mut index = Index::new(app::registry_config(&of));
+    let put = |path: String, data: &[u8]| Event::Put {
+        path: path.into(),
+        data: data.to_vec().into(),
+        stat: Stat::default(),
+    };
+    let events = vec![
+        put(service.clone(), b""),
+        put(format!("{service}/{}", registration.id), &registration.data),
+    ];
+    index.apply(
+        Batch {
+            events,
+            complete: true,
+            ..Batch::default()
+        },
+        0,
+    );
+    let view = index.view();
+    match view.rejected.values().next() {
+        Some(rejected) => Err(rejected.reason.clone()),
+        None if view.services.is_empty() => Err("it is no instance of a service".to_owned()),
+        None => Ok(()),
     }
 }
 

@@ -54,6 +54,8 @@ pub struct Mirrored {
     pub view: View,
     /// Whether its whole tree was seen once, or what was restored is served.
     pub loaded: bool,
+    /// Whether it has no root, so that the others do not wait for it.
+    pub absent: bool,
     /// Until the tree was seen, where there is a state of a former process.
     pub restored: Option<Restored>,
 }
@@ -246,6 +248,7 @@ impl Catalog {
             name: registry.name(),
             view: registry.view(),
             loaded: registry.loaded(),
+            absent: registry.absent(),
             restored: registry.restored(),
         };
         Picture {
@@ -256,14 +259,11 @@ impl Catalog {
         }
     }
 
-    /// Every registry that has to be there was seen whole once.
+    /// Every registry that has to be there was seen whole once, or has no root. At least one was seen.
     pub fn loaded(&self) -> bool {
-        let required = self
-            .registries
-            .iter()
-            .filter(|registry| registry.config().required);
-        let mut loaded = self.registries.iter().map(Guarded::loaded);
-        loaded.any(|loaded| loaded) && required.into_iter().all(Guarded::loaded)
+        let mut required = (self.registries.iter()).filter(|registry| registry.config().required);
+        self.registries.iter().any(Guarded::loaded)
+            && required.all(|registry| registry.loaded() || registry.absent())
     }
 
     /// The znodes that were rejected since the last call, by path.

@@ -23,6 +23,8 @@ pub struct Guarded {
     index: Index,
     guard: Guard,
     restored: Option<Restored>,
+    /// There is no root that could be loaded.
+    absent: bool,
     addresses: Addresses,
     /// What others know of host names, and the names that were asked for when it was looked at last.
     known: OrdMap<Arc<str>, Resolution>,
@@ -64,6 +66,7 @@ impl Guarded {
             index: Index::new(config),
             guard: Guard::new(guard),
             restored: None,
+            absent: false,
             addresses: Addresses::new(),
             known: OrdMap::new(),
             asked: OrdSet::new(),
@@ -125,6 +128,7 @@ impl Guarded {
     pub fn apply(&mut self, batch: Batch, now: Time) -> Changes {
         let root = |event: &Event| matches!(event, Event::Delete { path } if path.is_empty());
         let complete = batch.complete;
+        self.absent = batch.absent || (self.absent && !complete);
         let whole = complete || batch.events.iter().any(root);
         let changes = self.index.apply(batch, now);
         let former = self.restored.take_if(|_| complete);
@@ -217,6 +221,11 @@ impl Guarded {
     /// Whether the whole registry was seen once, or what was restored stands for it.
     pub fn loaded(&self) -> bool {
         self.index.loaded() || self.restored.is_some_and(|restored| restored.served)
+    }
+
+    /// Whether there is nothing to wait for: the root does not exist.
+    pub fn absent(&self) -> bool {
+        self.absent
     }
 
     pub fn wanted_hosts(&self) -> OrdSet<Arc<str>> {

@@ -250,7 +250,8 @@ impl Index {
         let rejected = Rejected {
             format: UNREADABLE,
             reason:
-                "no permission to read it; let MeshKeeper's user, or world:anyone, read it (setAcl)"
+                "no permission to read it; add read permission for MeshKeeper's user, or world:anyone:r, to the ACL that \
+                 getAcl shows (setAcl replaces it)"
                     .to_owned(),
         };
         self.register(&service, path, czxid, Err(rejected), now, dirty);

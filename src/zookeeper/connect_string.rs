@@ -1,9 +1,14 @@
 //! Connect strings and roots: what is wrong with one, said before anything is tried.
 //!
-//! Pure; knows no client. The rules are ZooKeeper's own (`PathUtils`, `ConnectStringParser`), and
-//! those of the client library where it is stricter.
+//! Pure; knows no client. The rules are ZooKeeper's own (`PathUtils`, `ConnectStringParser`): blanks
+//! around servers and empty entries do not count, and a server without a port has 2181. Stricter than
+//! those only where a typing error would pass for a server: a number alone, an IPv6 address without
+//! brackets.
 
 use rustls::pki_types::ServerName;
+
+/// Of a server that names none.
+const PORT: u16 = 2181;
 
 /// A connect string taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,16 +64,24 @@ pub fn check_root(root: &str) -> Result<(), String> {
 }
 
 pub(super) fn parse(connect: &str) -> Result<Address, String> {
+    let connect = connect.trim();
+    if connect.contains("://") {
+        return Err(format!(
+            "{connect:?} has a scheme, and a connect string has none; write it like zk1:2181,zk2:2181/chroot"
+        ));
+    }
     let (servers, chroot) = match connect.find('/') {
-        Some(_) if connect.contains("://") => {
-            return Err(format!(
-                "{connect:?} has a scheme; write it like zk1:2181,zk2:2181/chroot"
-            ));
-        }
         Some(at) => connect.split_at(at),
         None => (connect, ""),
     };
-    if servers.trim().is_empty() {
+    if let Some(separator) = servers.chars().find(|c| matches!(c, ';' | '|')) {
+        return Err(format!(
+            "{connect:?} has a `{separator}`; separate servers by commas, as in zk1:2181,zk2:2181"
+        ));
+    }
+    let named = servers.split(',').map(str::trim).filter(|s| !s.is_empty());
+    let servers: Vec<_> = named.map(server).collect::<Result<_, _>>()?;
+    if servers.is_empty() {
         return Err(format!(
             "{connect:?} names no server; write it like zk1:2181,zk2:2181/chroot"
         ));
@@ -80,7 +93,7 @@ pub(super) fn parse(connect: &str) -> Result<Address, String> {
             .map_err(|why| format!("the chroot {chroot:?} of {connect:?} {why}"))?;
     }
     Ok(Address {
-        servers: servers.split(',').map(server).collect::<Result<_, _>>()?,
+        servers,
         chroot: chroot.to_owned(),
     })
 }
@@ -99,7 +112,10 @@ fn server(text: &str) -> Result<(String, u16), String> {
             Some((host, "")) => (host, None),
             Some((host, port)) => (
                 host,
-                Some(port.strip_prefix(':').ok_or_else(|| bad("is odd"))?),
+                Some(
+                    port.strip_prefix(':')
+                        .ok_or_else(|| bad("has unexpected characters after `]`"))?,
+                ),
             ),
             None => return Err(bad("has no closing bracket")),
         },
@@ -115,13 +131,17 @@ fn server(text: &str) -> Result<(String, u16), String> {
         return Err(bad("has no host"));
     }
     if host.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err(bad("has a blank in it"));
+        return Err(bad(
+            "has a blank in it, and servers are separated by commas",
+        ));
     }
-    let Some(port) = port else {
-        return Err(match host.parse::<u16>() {
-            Ok(port) => format!("the server {text:?} has no host; write zk-1:{port}"),
-            Err(_) => format!("the server {text:?} has no port; write {text}:2181"),
-        });
+    let Some(port) = port.filter(|port| !port.is_empty()) else {
+        return match host.parse::<u16>() {
+            Ok(port) => Err(format!(
+                "the server {text:?} has no host; write zk-1:{port}"
+            )),
+            Err(_) => Ok((host.to_owned(), PORT)),
+        };
     };
     // The parser of numbers would take a sign, which the client does not.
     let digits = port.bytes().all(|b| b.is_ascii_digit());
@@ -174,24 +194,43 @@ mod tests {
     }
 
     #[test]
+    fn what_zookeepers_own_clients_accept_is_accepted() {
+        let both = "zk1:2181,zk2:2181/mesh";
+        for connect in [
+            "zk1:2181, zk2:2181/mesh",
+            " zk1:2181 ,\tzk2:2181/mesh \n",
+            "zk1:2181,,zk2:2181,/mesh",
+            "zk1,zk2/mesh",
+            "zk1:,zk2:/mesh",
+        ] {
+            assert_eq!(parse(connect), parse(both), "{connect:?}");
+        }
+        assert_eq!(parse("[::1]").unwrap().servers, [("::1".to_owned(), 2181)]);
+        assert_eq!(parse("zk1:2181, "), parse("zk1"));
+    }
+
+    #[test]
     fn every_wrong_connect_string_is_told_with_a_remedy() {
         for (connect, says) in [
             ("", "names no server"),
             ("/chroot", "names no server"),
+            (",", "names no server"),
             ("tcp://zk1:2181", "scheme"),
+            ("http://zk1:2181", "scheme"),
+            ("zk1:2181,https://zk2:2181/mesh", "scheme"),
+            ("zk1:2181;zk2:2181", "separate servers by commas"),
+            ("zk1:2181;zk2:2181/mesh", "separate servers by commas"),
+            ("zk1;zk2", "separate servers by commas"),
+            ("zk1:2181 zk2:2181", "separated by commas"),
             ("zk1:0", "1 to 65535"),
             ("zk1:70000", "1 to 65535"),
-            ("zk1:", "1 to 65535"),
-            ("zk1:2181,", "has no host"),
             (":2181", "has no host"),
             ("zk 1:2181", "blank"),
             ("::1:2181", "without brackets"),
             ("[::1", "closing bracket"),
+            ("[::1]2181", "after `]`"),
             ("zk1:+2181", "1 to 65535"),
             ("zk1:-1", "1 to 65535"),
-            ("zk-1", "write zk-1:2181"),
-            ("zk1:2181,zk-2/mesh", "write zk-2:2181"),
-            ("[::1]", "write [::1]:2181"),
             ("2182", "write zk-1:2182"),
             ("zk1:1/a,zk2:1/a", "comma"),
             ("zk1:1/a/", "ends with /"),

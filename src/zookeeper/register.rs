@@ -30,7 +30,7 @@ use super::{
         access::{Access, Opened},
         material::Material,
     },
-    session::{self, Backoff, Ensemble, Trouble},
+    session::{self, Backoff, Ensemble, Trouble, Unopened},
 };
 
 /// How long renewed credentials with which the znode cannot be taken over are left alone.
@@ -72,10 +72,23 @@ pub enum Error {
     },
     #[error("{path} exists and is persistent, so it is nobody's registration; remove it first")]
     Occupied { path: String },
-    #[error("{path}: {reason}")]
+    #[error("{path}: {reason}{}", remedy(reason))]
     Refused { path: String, reason: ClientError },
     #[error("{0}")]
     Metric(prometheus::Error),
+}
+
+fn remedy(reason: &ClientError) -> &'static str {
+    match reason {
+        ClientError::NoAuth => {
+            "; this login needs read, create and delete permission on the root and on what is below it"
+        }
+        ClientError::QuotaExceeded => {
+            "; a quota of a znode above it is used up: raise it (setquota), or remove what is old"
+        }
+        ClientError::InvalidAcl => "; the server does not know the scheme of this login",
+        _ => "",
+    }
 }
 
 /// How one session ended.
@@ -101,13 +114,14 @@ pub async fn hold(
         } else {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                opened = async { sleep(backoff.next()).await; holder.access.open().await } => opened,
+                opened = async { sleep(backoff.next()).await; holder.access.open(false).await } => opened,
             }
         };
         let Opened { client, with } = match opened {
             Ok(opened) => opened,
-            Err(reason) => {
-                holder.tell(&reason, "no connection to ZooKeeper; trying on");
+            Err(Unopened { reason, limited }) => {
+                backoff.limited(limited);
+                holder.tell(&reason, "no connection to ZooKeeper; retrying");
                 continue;
             }
         };

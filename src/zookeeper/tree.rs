@@ -272,6 +272,11 @@ impl Tree {
         }
     }
 
+    /// Whether it is known that the znode may not be read.
+    pub fn is_unreadable(&self, path: &str) -> bool {
+        self.mirror.is_unreadable(path)
+    }
+
     /// Asks again for what may not be read: no watch tells of rights.
     pub fn ask_again(&mut self) {
         if self.phase != Phase::Synced {
@@ -324,6 +329,7 @@ impl Tree {
             audited: self.audit.found_any(&events),
             events,
             stale: false,
+            absent: false,
             observed: None,
         }
     }
@@ -409,8 +415,8 @@ impl Tree {
         }
     }
 
-    /// One-shot watches of several sessions have no common order, so an event is no more than a
-    /// reason to ask.
+    /// An event of a one-shot watch is no more than a reason to ask: it uses up the watch, and what follows
+    /// is not told.
     fn one_shot_event(&mut self, change: Change, path: &str, role: Role) {
         let leaf = role == Role::Leaf;
         let path = Arc::from(path);

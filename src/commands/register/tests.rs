@@ -218,3 +218,14 @@ fn a_command_that_does_not_exist_is_named() {
     let error = Child::start(&"no-such-program".into(), &[]).unwrap_err();
     assert!(format!("{error:#}").starts_with("cannot start `no-such-program`: "));
 }
+
+#[tokio::test]
+async fn what_a_server_could_not_read_is_refused_with_its_reason() {
+    let refused = async |args: Args| {
+        let resolved = args.checked().unwrap().resolved().await;
+        format!("{:#}", resolved.unwrap_err())
+    };
+    let long = format!("key={}", "x".repeat(64 * 1024));
+    let error = refused(parse(&["--meta", &long]).unwrap()).await;
+    assert!(error.contains("at most 65536 are read"), "{error}");
+}
