@@ -95,14 +95,6 @@ impl ZooKeeper {
         Self::absent_as(Setup::default())
     }
 
-    /// The same, with further lines of configuration.
-    pub fn absent_with(lines: &str) -> Self {
-        Self::absent_as(Setup {
-            config: lines.to_owned(),
-            ..Setup::default()
-        })
-    }
-
     pub fn absent_as(setup: Setup) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let port = free_port();

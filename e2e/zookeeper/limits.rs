@@ -117,6 +117,7 @@ async fn requests_shrink_to_what_a_small_buffer_takes() {
             ..Setup::default()
         });
         let client = server.client().await;
+        put(&client, "/services", b"").await;
         fill(&client, 1_500).await;
         let mut mirror = Mirror::start(&server.connect(), "/services");
         mirror.until("loaded", |m| m.completed == 1).await;

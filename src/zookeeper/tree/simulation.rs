@@ -1,11 +1,10 @@
 //! The machine against a simulated ensemble, under random interleavings.
 //!
-//! There is one session, as the watcher has it, or for one-shot watches several, whose events have no common
-//! order. Each answers its requests in order, each at a moment of its own; its events and replies
+//! Each session answers its requests in order, each at a moment of its own; its events and replies
 //! reach the machine as the watcher hands them in (events that came before a reply ahead of it).
 //! Connections break at any moment. At rest the mirror equals the tree, and no znode that existed
 //! throughout was ever removed. Where events get lost too, that is so after the next audit, and as long
-//! as none does the audit on one session finds nothing.
+//! as none does the audit of a recursive watch finds nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -98,8 +97,6 @@ struct Session {
 struct World {
     tree: Tree,
     watches: Watches,
-    /// Over how many sessions one-shot watches are spread.
-    spread: usize,
     zxid: i64,
     /// The root is the empty path.
     znodes: BTreeMap<String, Stat>,
@@ -115,7 +112,6 @@ impl World {
         let mut world = Self {
             tree: Tree::new(Layout::flat()),
             watches,
-            spread: SESSIONS,
             zxid: 0,
             znodes: BTreeMap::new(),
             sessions: Vec::new(),
@@ -196,11 +192,11 @@ impl World {
         match (self.watches, request) {
             (Watches::Recursive, _) => 0,
             (_, Request::Watch) => unreachable!("asked for by recursive watches only"),
-            (_, Request::List(path) | Request::CheckList(path)) => path.len() % self.spread,
+            (_, Request::List(path) | Request::CheckList(path)) => path.len() % SESSIONS,
             (_, Request::Read(path) | Request::CheckRead(path)) if depth_of(path) < 2 => {
-                path.len() % self.spread
+                path.len() % SESSIONS
             }
-            (_, Request::Read(path) | Request::CheckRead(path)) => (path.len() + 1) % self.spread,
+            (_, Request::Read(path) | Request::CheckRead(path)) => (path.len() + 1) % SESSIONS,
         }
     }
 
@@ -449,7 +445,6 @@ fn run(watches: Watches, steps: &[Step]) {
 
 fn run_audited(watches: Watches, steps: &[Step]) {
     let mut world = World::new(watches);
-    world.spread = 1;
     // Something to audit from the first step on.
     for (service, instance) in [("a", "i"), ("a", "j"), ("b", "k")] {
         world.write(service, instance);
@@ -496,11 +491,6 @@ proptest! {
     #[test]
     fn an_audit_of_a_recursive_watch_that_tells_all_finds_nothing(steps in prop::collection::vec(audited_step(), 0..120)) {
         run_audited(Watches::Recursive, &steps);
-    }
-
-    #[test]
-    fn an_audit_of_one_shot_watches_that_tell_all_finds_nothing(steps in prop::collection::vec(audited_step(), 0..120)) {
-        run_audited(Watches::OneShot, &steps);
     }
 
     #[test]
