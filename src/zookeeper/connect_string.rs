@@ -107,6 +107,11 @@ fn no_comma(chroot: &str) -> Result<(), &'static str> {
 
 fn server(text: &str) -> Result<(String, u16), String> {
     let bad = |why: &str| format!("the server {text:?} {why}; write host:port, as in zk-1:2181");
+    if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(bad(
+            "has a blank in it, and servers are separated by commas",
+        ));
+    }
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
             Some((host, "")) => (host, None),
@@ -129,11 +134,6 @@ fn server(text: &str) -> Result<(String, u16), String> {
     };
     if host.is_empty() {
         return Err(bad("has no host"));
-    }
-    if host.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err(bad(
-            "has a blank in it, and servers are separated by commas",
-        ));
     }
     let Some(port) = port.filter(|port| !port.is_empty()) else {
         return match host.parse::<u16>() {

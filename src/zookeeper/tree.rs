@@ -61,6 +61,9 @@ pub enum Phase {
     Synced,
 }
 
+/// What a request takes besides the path below the root: its own head, and the root.
+const OVERHEAD: usize = 48;
+
 /// What the machine wants done.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Request {
@@ -84,6 +87,11 @@ impl Request {
                 path
             }
         }
+    }
+
+    /// What it takes in a request, roughly, in bytes.
+    pub fn size(&self) -> usize {
+        self.path().len() + OVERHEAD
     }
 
     /// Whether it only compares.
@@ -225,7 +233,7 @@ impl Tree {
         }
     }
 
-    /// The next requests to send, as one: at most `max`, with paths of about `max_bytes` at most.
+    /// The next requests to send, as one: at most `max`, of about `max_bytes` together at most.
     /// Empty when there is nothing to ask.
     pub fn requests(&mut self, max: usize, max_bytes: usize) -> Vec<Request> {
         let mut batch = Vec::new();
@@ -239,7 +247,7 @@ impl Tree {
                 // Cancelled meanwhile, or queued twice.
                 _ => continue,
             }
-            bytes += request.path().len();
+            bytes += request.size();
             batch.push(request);
         }
         if batch.is_empty() {
@@ -270,11 +278,6 @@ impl Tree {
             }
             _ => {}
         }
-    }
-
-    /// Whether it is known that the znode may not be read.
-    pub fn is_unreadable(&self, path: &str) -> bool {
-        self.mirror.is_unreadable(path)
     }
 
     /// Asks again for what may not be read: no watch tells of rights.

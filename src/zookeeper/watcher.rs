@@ -37,7 +37,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
 use self::{
     absent::Beside,
@@ -58,7 +58,7 @@ use super::{
     session::{Backoff, Ensemble, Trouble, Unopened, any_time_up_to},
     tree::{Phase, Reply, Request, Tree, Watches},
 };
-use crate::registry::{Batch, Stat, reason::without_secrets};
+use crate::registry::{Batch, Stat};
 
 /// How many batches of requests travel at once: 500 requests at depth 4 read a server out as fast as any
 /// (400,000 znodes a second and more).
@@ -392,12 +392,7 @@ impl Watcher {
                 self.begin(watches);
             }
             self.send(link, &mut in_flight);
-            if self.tree.phase() != Phase::RootAbsent {
-                self.beside = None;
-                looking.clear();
-            } else if self.beside.is_none() && looking.is_empty() {
-                looking.push(absent::look(Arc::clone(link.client()), self.full_root()));
-            }
+            self.look_for_root(link, &mut looking);
             self.tell();
             if self.tree.is_idle() {
                 self.arrivals.clear();
@@ -455,6 +450,21 @@ impl Watcher {
         }
     }
 
+    /// Finds out once what is there instead of a root that does not exist.
+    fn look_for_root(
+        &mut self,
+        link: &impl Link,
+        looking: &mut FuturesUnordered<BoxFuture<'static, Beside>>,
+    ) {
+        if self.tree.phase() != Phase::RootAbsent {
+            self.beside = None;
+            self.absent = false;
+            looking.clear();
+        } else if self.beside.is_none() && looking.is_empty() {
+            looking.push(absent::look(Arc::clone(link.client()), self.full_root()));
+        }
+    }
+
     fn answered(&mut self, link: &mut impl Link, answers: Result<Answers, Failure>) -> Option<End> {
         match answers {
             Ok(answers) => {
@@ -473,23 +483,11 @@ impl Watcher {
         }
     }
 
-    /// Fits the size of the next batches to that of the replies, and reports what is unreadable since.
+    /// Fits the size of the next batches to that of the replies.
     fn look_at(&mut self, answers: &Answers) {
         let bytes = answers.replies.iter().map(|(_, reply)| reply.size()).sum();
         if let Some(sent) = self.sent.pop_front() {
             self.batching.answered(sent, bytes);
-        }
-        let refused = |(request, reply): &&(Request, Reply)| {
-            *reply == Reply::Unreadable
-                && !request.is_check()
-                && !self.tree.is_unreadable(request.path())
-        };
-        let mut refused = answers.replies.iter().filter(refused);
-        if let Some((request, _)) = refused.next() {
-            warn!(
-                registry = %self.config.name, path = without_secrets(request.path()), others = refused.count(),
-                "no permission to read a znode; its last known content stays served (`/api/v1/rejected` lists all)"
-            );
         }
     }
 
@@ -578,7 +576,7 @@ impl Watcher {
             None => CONNECTION_LOST.to_owned(),
             Some(bytes) => format!(
                 "{CONNECTION_LOST} while a request of {bytes} bytes waited for its answer; the next ones are \
-                 smaller, in case jute.maxbuffer of the server is"
+                 smaller, in case the server's jute.maxbuffer is small"
             ),
         }
     }

@@ -15,8 +15,8 @@ const FIRST: usize = 32;
 const BYTES: usize = 256 * 1024;
 /// What a batch of replies should not exceed.
 const REPLY_BYTES: usize = 4 * 1024 * 1024;
-/// What a request takes besides its path, roughly.
-const OVERHEAD: usize = 16;
+/// No server has a smaller `jute.maxbuffer`, so a request of that many bytes is no trouble.
+const HARMLESS: usize = 512;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Size {
@@ -26,7 +26,7 @@ pub(super) struct Size {
 
 impl Size {
     pub fn of(requests: &[Request]) -> Self {
-        let bytes = requests.iter().map(|r| r.path().len() + OVERHEAD).sum();
+        let bytes = requests.iter().map(Request::size).sum();
         let requests = requests.len();
         Self { requests, bytes }
     }
@@ -71,13 +71,16 @@ impl Batching {
     /// The connection ended with a request of that many bytes unanswered, the largest on its way. Whether
     /// the next ones are smaller for it.
     pub fn interrupted(&mut self, bytes: usize) -> bool {
+        if bytes <= HARMLESS {
+            return false;
+        }
         if bytes <= self.answered {
             // Such a request is no trouble, unless the limit is another by now: then it ends the next
             // connection too.
             self.answered = 0;
             return false;
         }
-        self.limit.bytes = (bytes / 2).clamp(1, self.limit.bytes);
+        self.limit.bytes = self.limit.bytes.min(bytes / 2);
         true
     }
 }
@@ -108,7 +111,7 @@ mod tests {
 
     #[test]
     fn requests_shrink_until_a_server_with_a_small_buffer_answers() {
-        for buffer in [200, 4_096, 64 * 1024] {
+        for buffer in [600, 4_096, 64 * 1024] {
             let (mut batching, mut attempts) = (Batching::default(), 0);
             loop {
                 let bytes = batching.limit().bytes;
@@ -128,6 +131,7 @@ mod tests {
     fn a_connection_that_ends_otherwise_changes_nothing() {
         let mut batching = Batching::default();
         batching.answered(size(500, 20_000), 0);
+        assert!(!batching.interrupted(HARMLESS));
         assert!(!batching.interrupted(20_000));
         assert_eq!(batching.limit().bytes, BYTES);
         assert!(batching.interrupted(20_000), "a limit that came later");
