@@ -56,7 +56,7 @@ use super::{
         material::Material,
     },
     session::{Backoff, Ensemble, Trouble, Unopened, any_time_up_to},
-    tree::{Phase, Reply, Request, Tree, Watches},
+    tree::{Phase, Tree, Watches},
 };
 use crate::registry::{Batch, Stat};
 

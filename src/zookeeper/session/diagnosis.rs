@@ -138,11 +138,12 @@ async fn look_at(host: &str, port: u16, tls: Option<Arc<ClientConfig>>) -> State
 
 /// Blocking, each step at most [`STEP`]. `Err` continues a sentence that begins with the server.
 fn ask(host: &str, address: SocketAddr, tls: Option<Arc<ClientConfig>>) -> Result<State, String> {
-    let failed = |error: io::Error| match error.kind() {
-        io::ErrorKind::TimedOut => " does not answer".to_owned(),
-        _ => format!(": {error}"),
+    let mut stream = match TcpStream::connect_timeout(&address, STEP) {
+        Ok(stream) => stream,
+        Err(error) if is_closed(&error) => return Ok(State::Full),
+        Err(error) if is_time_out(&error) => return Err(" does not answer".to_owned()),
+        Err(error) => return Err(format!(": {error}")),
     };
-    let mut stream = TcpStream::connect_timeout(&address, STEP).map_err(failed)?;
     let _ = stream.set_write_timeout(Some(STEP));
     if hangs_up(&stream) {
         return Ok(State::Full);
@@ -171,6 +172,16 @@ fn hangs_up(stream: &TcpStream) -> bool {
         Ok(read) => read == 0,
         Err(error) => !is_time_out(&error),
     }
+}
+
+/// The connection was there, and closed before it could be used.
+fn is_closed(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+    )
 }
 
 fn is_time_out(error: &io::Error) -> bool {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     registry::Layout,
-    zookeeper::{Security, Status},
+    zookeeper::{Security, Status, tree::Reply},
 };
 
 fn watcher() -> Watcher {
