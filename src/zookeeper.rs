@@ -37,7 +37,7 @@ pub use self::{
 pub struct Config {
     /// What the registry is called in metrics, logs and the admin API.
     pub name: String,
-    /// `host[:port][,host[:port]…][/chroot]`
+    /// `host:port[,host:port…][/chroot]`
     pub connect: String,
     /// Where that is set, for the log: `registries[0].connect`.
     pub connect_key: String,

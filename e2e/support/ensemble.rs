@@ -104,7 +104,7 @@ impl Ensemble {
 
     /// How a server describes itself, while it answers.
     pub fn mode(&self, node: usize) -> Option<String> {
-        self.nodes[node].mode()
+        block_in_place(|| self.nodes[node].server.mode())
     }
 
     /// Somebody who serves and does not lead.
@@ -215,7 +215,9 @@ impl Node {
         }
     }
 
+    /// While it has a quorum.
     fn mode(&self) -> Option<String> {
-        block_in_place(|| self.server.mode())
+        let mode = block_in_place(|| self.server.mode());
+        mode.filter(|mode| mode != "read-only")
     }
 }

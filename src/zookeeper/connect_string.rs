@@ -1,14 +1,10 @@
 //! Connect strings and roots: what is wrong with one, said before anything is tried.
 //!
 //! Pure; knows no client. The rules are ZooKeeper's own (`PathUtils`, `ConnectStringParser`): blanks
-//! around servers and empty entries do not count, and a server without a port has 2181. Stricter than
-//! those only where a typing error would pass for a server: a number alone, an IPv6 address without
-//! brackets.
+//! around servers and empty entries do not count. Stricter than those only where a typing error would
+//! pass for a server: one without a port, an IPv6 address without brackets.
 
 use rustls::pki_types::ServerName;
-
-/// Of a server that names none.
-const PORT: u16 = 2181;
 
 /// A connect string taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,13 +131,11 @@ fn server(text: &str) -> Result<(String, u16), String> {
     if host.is_empty() {
         return Err(bad("has no host"));
     }
-    let Some(port) = port.filter(|port| !port.is_empty()) else {
-        return match host.parse::<u16>() {
-            Ok(port) => Err(format!(
-                "the server {text:?} has no host; write zk-1:{port}"
-            )),
-            Err(_) => Ok((host.to_owned(), PORT)),
-        };
+    let Some(port) = port else {
+        return Err(match host.parse::<u16>() {
+            Ok(port) => format!("the server {text:?} has no host; write zk-1:{port}"),
+            Err(_) => format!("the server {text:?} has no port; write {text}:2181"),
+        });
     };
     // The parser of numbers would take a sign, which the client does not.
     let digits = port.bytes().all(|b| b.is_ascii_digit());
@@ -200,13 +194,10 @@ mod tests {
             "zk1:2181, zk2:2181/mesh",
             " zk1:2181 ,\tzk2:2181/mesh \n",
             "zk1:2181,,zk2:2181,/mesh",
-            "zk1,zk2/mesh",
-            "zk1:,zk2:/mesh",
         ] {
             assert_eq!(parse(connect), parse(both), "{connect:?}");
         }
-        assert_eq!(parse("[::1]").unwrap().servers, [("::1".to_owned(), 2181)]);
-        assert_eq!(parse("zk1:2181, "), parse("zk1"));
+        assert_eq!(parse("zk1:2181, "), parse("zk1:2181"));
     }
 
     #[test]
@@ -230,6 +221,10 @@ mod tests {
             ("[::1", "closing bracket"),
             ("[::1]2181", "after `]`"),
             ("zk1:+2181", "1 to 65535"),
+            ("zk1:", "1 to 65535"),
+            ("zk-1", "write zk-1:2181"),
+            ("zk1:2181,zk-2/mesh", "write zk-2:2181"),
+            ("[::1]", "write [::1]:2181"),
             ("zk1:-1", "1 to 65535"),
             ("2182", "write zk-1:2182"),
             ("zk1:1/a,zk2:1/a", "comma"),

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use zookeeper_client::{Client, Error};
 
 /// How long the look may take.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How many znodes are named.
 const NAMED: usize = 5;
 const UNKNOWN: &str = "what is there instead is not known";
