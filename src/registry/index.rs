@@ -250,8 +250,7 @@ impl Index {
         let rejected = Rejected {
             format: UNREADABLE,
             reason:
-                "no permission to read it; add read permission for MeshKeeper's user, or world:anyone:r, to the ACL that \
-                 getAcl shows (setAcl replaces it)"
+                "no permission to read it; add read for MeshKeeper's user to its present ACL (getAcl, setAcl)"
                     .to_owned(),
         };
         self.register(&service, path, czxid, Err(rejected), now, dirty);
