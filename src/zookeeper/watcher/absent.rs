@@ -73,14 +73,14 @@ fn there(parent: &str, missing: &str, mut names: Vec<String>) -> String {
             format!("there is `{}`", below(parent, name))
         }
         Some(_) => {
-            let named: Vec<_> = (names.iter().take(NAMED))
+            let shown: Vec<_> = (names.iter().take(NAMED))
                 .map(|name| format!("`{}`", below(parent, name)))
                 .collect();
             let more = match names.len().saturating_sub(NAMED) {
                 0 => String::new(),
                 more => format!(" and {more} more"),
             };
-            format!("there is {}{more}", named.join(", "))
+            format!("there is {}{more}", shown.join(", "))
         }
     }
 }
