@@ -95,6 +95,7 @@ pub enum Event {
 
 /// Events that take effect together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // Any of them may be set without the others.
 pub struct Batch {
     pub events: Vec<Event>,
     /// With this batch the registry equals the tree: the end of a load or of a resync.

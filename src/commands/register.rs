@@ -191,7 +191,7 @@ impl Checked {
         let mut flags = Flags::default();
         let read = readable(&registration);
         let read = read.map_err(|why| {
-            flags.refuse("register", format!("every server would reject this: {why}"))
+            flags.refuse("register", format!("every server would reject this: {why}"));
         });
         Ok(flags.finish(read.ok().map(|()| registration))?)
     }

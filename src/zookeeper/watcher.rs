@@ -90,6 +90,7 @@ pub async fn watch(
 
 /// Mirrors one root of one ensemble.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // Any of them may be set without the others.
 pub struct Watcher {
     config: Config,
     access: Access,
