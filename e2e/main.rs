@@ -9,6 +9,7 @@ mod faults;
 mod fleets;
 mod guard;
 mod hosts;
+mod incidents;
 mod increments;
 mod introspection;
 mod limits;

@@ -4,6 +4,7 @@
 //! runs, so that port 0 can be asked for. Invariant: every task is one of [`Tasks`], so none ends in
 //! silence; and everything that can fail at the start fails before the first task runs.
 
+mod health;
 mod reporter;
 mod states;
 
@@ -27,7 +28,7 @@ use self::{
     states::States,
 };
 use crate::{
-    admin::{self, Sources},
+    admin::{self, Sources, host::Hosts},
     config::{self, Config},
     publish::{Order, Publisher, Readers},
     readiness::Readiness,
@@ -217,7 +218,7 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
     tasks.spawn("readiness", reporter.run());
     let looked_at = xds::audit::run(clients.clone(), readers.snapshots.clone(), stop.clone());
     tasks.spawn("client audit", looked_at);
-    let sources = sources(&readers, readiness, metrics, clients);
+    let sources = sources(&readers, readiness, metrics, clients, config);
     tasks.spawn("admin", admin::serve(admin_listener, sources, admin_stop));
 
     for registry in &config.registries {
@@ -409,9 +410,7 @@ fn limits(config: &config::Xds) -> Limits {
 async fn health_and_reflection() -> Result<(HealthReporter, Routes), Error> {
     let (health, service) = tonic_health::server::health_reporter();
     // Before the port is served: it says SERVING from the start.
-    health
-        .set_service_status("", ServingStatus::NotServing)
-        .await;
+    self::health::report(&health, ServingStatus::NotServing).await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -443,6 +442,7 @@ fn sources(
     readiness: Readiness,
     metrics: prometheus::Registry,
     clients: Clients,
+    config: &Config,
 ) -> Sources {
     let (snapshots, listed) = (readers.snapshots.clone(), clients.clone());
     Sources {
@@ -453,6 +453,8 @@ fn sources(
         clients: Arc::new(move || clients.list()),
         resources: Arc::new(move |edition, kind| resources(&snapshots, edition, kind)),
         operator: Arc::new(Operator(readers.orders.clone())),
+        hosts: Hosts::new(config.admin.listen, &config.admin.hosts),
+        domain_suffix: config.mesh.domain_suffix.clone(),
     }
 }
 

@@ -159,6 +159,8 @@ pub struct Xds {
 #[serde(rename_all = "camelCase")]
 pub struct Admin {
     pub listen: SocketAddr,
+    /// Hosts that requests may name besides loopback names and the address itself.
+    pub hosts: Vec<String>,
 }
 
 /// What is rendered for clients.
@@ -227,6 +229,7 @@ impl Default for Admin {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 15014)),
+            hosts: Vec::new(),
         }
     }
 }

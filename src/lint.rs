@@ -113,7 +113,7 @@ impl Survey {
         }
     }
 
-    /// The host names that registrations hold; until they are resolved, these are rejected.
+    /// The host names that registrations hold; until they are resolved, these have no instances.
     pub fn wanted_hosts(&self) -> Vec<Arc<str>> {
         self.index.wanted_hosts().into_iter().collect()
     }

@@ -171,7 +171,9 @@ impl Publisher {
                 () = self.hosts.due() => return Some(Step::Time),
                 () = at(self.restored_due) => return Some(Step::Restored),
                 Some(order) = self.orders.recv() => return Some(Step::Order(order)),
-                () = self.rejections.due() => self.rejections.tell_count(),
+                () = self.rejections.due() => {
+                    self.rejections.report(|path| self.catalog.rejects(path));
+                }
             }
         }
     }
@@ -262,7 +264,7 @@ impl Publisher {
             self.metrics.count(registry, notice);
         }
         alarms::tell(&notices);
-        self.rejections.tell(self.catalog.take_rejections());
+        self.rejections.add(self.catalog.take_rejections());
     }
 
     /// Whether the first snapshot has all that was served before the process began.

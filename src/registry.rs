@@ -26,6 +26,7 @@ mod roster;
 pub mod shape;
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
@@ -41,7 +42,7 @@ pub use catalog::{Catalog, Mirrored, Picture};
 pub use format::FormatChoice;
 pub use guarded::{Addresses, Former, Guarded, Restored};
 pub use index::{Index, Resolution};
-pub use layout::Layout;
+pub use layout::{Layout, Place};
 pub use metrics::Metrics;
 pub use shape::Shape;
 
@@ -120,8 +121,45 @@ pub struct View {
     pub services: OrdMap<Arc<str>, Arc<Service>>,
     /// By full path.
     pub rejected: OrdMap<String, Rejected>,
+    /// Znodes whose host name is being looked up for the first time, by full path.
+    pub waiting: OrdMap<String, Arc<str>>,
     /// What of the services is gone, and held.
     pub holds: guard::Holds,
+}
+
+impl Config {
+    /// The full path of a znode, by its path below the root.
+    pub fn path(&self, below: &str) -> String {
+        format!("{}/{below}", self.root.trim_end_matches('/'))
+    }
+
+    /// The path below the root; `None` for a path elsewhere.
+    pub fn below<'p>(&self, path: &'p str) -> Option<&'p str> {
+        let below = path.strip_prefix(self.root.trim_end_matches('/'))?;
+        below.strip_prefix('/').or(below.is_empty().then_some(""))
+    }
+
+    /// The name of the service whose znode, or one of whose instances, is at a path below the root. `None` where
+    /// the layout has none or the configuration leaves it out.
+    pub fn service_at(&self, below: &str) -> Option<String> {
+        let (Place::Service(service) | Place::Between(service) | Place::Instance(service)) =
+            self.layout.place(below)
+        else {
+            return None;
+        };
+        self.called(service).map(Cow::into_owned)
+    }
+
+    /// The name of the service whose znode has this path below the root; `None` if the configuration leaves it out.
+    fn called<'s>(&self, service: &'s str) -> Option<Cow<'s, str>> {
+        let name = if service.contains('/') {
+            Cow::Owned(service.replace('/', "."))
+        } else {
+            Cow::Borrowed(service)
+        };
+        let renamed = |name: Cow<'s, str>| self.shape.rename(&name).map_or(name, Cow::Owned);
+        self.shape.selects(&name).then(|| renamed(name))
+    }
 }
 
 /// How much a registry holds.

@@ -21,6 +21,7 @@ pub mod delta;
 pub mod fanout;
 mod globs;
 mod held;
+pub mod lines;
 pub mod loads;
 pub mod lrs;
 pub mod metrics;

@@ -3,7 +3,7 @@
 //! It refuses to know how the guard works. Only a program on this machine may release: see [`allowed`].
 //! Browsers lend their user's place to every page, so they may not at all.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use axum::{
     extract::{Query, State},
@@ -19,6 +19,7 @@ use serde_json::json;
 use super::{
     Sources,
     api::{Answer, Parameters, Refusal, bad_query, respond, write_list},
+    host,
 };
 use crate::registry::{
     Mirrored, Picture,
@@ -54,26 +55,13 @@ pub fn allowed(ends: Ends, headers: &HeaderMap) -> Result<(), Refusal> {
         );
     }
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    if host.is_none_or(|host| !is_here(host)) {
+    if host.is_none_or(|host| !host::is_here(host)) {
         return refuse(
             "the request is for another host",
             "ask for 127.0.0.1 or localhost",
         );
     }
     Ok(())
-}
-
-/// Whether a host, perhaps with its port, can only be meant for this machine.
-fn is_here(host: &str) -> bool {
-    let ip = |text: &str| {
-        text.parse::<IpAddr>()
-            .is_ok_and(|ip| ip.to_canonical().is_loopback())
-    };
-    let bare = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => host.split(':').next().unwrap_or_default(),
-    };
-    bare.eq_ignore_ascii_case("localhost") || ip(bare)
 }
 
 pub async fn holds(State(sources): State<Sources>) -> Answer {

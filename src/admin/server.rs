@@ -28,6 +28,7 @@ use super::{
     RELEASE, Sources,
     api::Refusal,
     holds::{Ends, allowed},
+    host::Gate,
 };
 
 /// What serving may cost.
@@ -76,11 +77,12 @@ pub async fn serve_within(
     stop: CancellationToken,
     limits: Limits,
 ) {
+    let gate = Arc::new(Gate::new(sources.hosts.clone()));
     let router = super::router(sources);
     let open = Arc::new(Semaphore::new(limits.connections));
     let tracker = TaskTracker::new();
     while let Some((stream, permit)) = accept(&listener, &open, &stop).await {
-        let connection = connection(stream, router.clone(), limits);
+        let connection = connection(stream, router.clone(), Arc::clone(&gate), limits);
         tracker.spawn(async move {
             connection.await;
             drop(permit);
@@ -115,12 +117,13 @@ async fn accept(
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, limits: Limits) {
+async fn connection(stream: TcpStream, router: Router, gate: Arc<Gate>, limits: Limits) {
     let ends = Ends {
         own: stream.local_addr().ok(),
         peer: stream.peer_addr().ok(),
     };
-    let service = service_fn(move |request| answer(router.clone(), ends, request));
+    let service =
+        service_fn(move |request| answer(router.clone(), Arc::clone(&gate), ends, request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
@@ -136,11 +139,15 @@ async fn connection(stream: TcpStream, router: Router, limits: Limits) {
 
 async fn answer(
     mut router: Router,
+    gate: Arc<Gate>,
     ends: Ends,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let mut response = match *request.method() {
-        Method::GET | Method::HEAD => router.call(request).await?,
+        Method::GET | Method::HEAD => match gate.check(ends, request.uri(), request.headers()) {
+            Ok(()) => router.call(request).await?,
+            Err(refusal) => refusal.into_response(),
+        },
         Method::POST if request.uri().path() == RELEASE => match allowed(ends, request.headers()) {
             Ok(()) => router.call(request).await?,
             Err(refusal) => refusal.into_response(),

@@ -254,11 +254,12 @@ impl<'t> Checker<'t> {
     }
 
     fn admin(&mut self, part: Option<&(Part, &Node)>) -> Admin {
-        let section = self.subsection(part, &["listen"]);
+        let section = self.subsection(part, &["listen", "hosts"]);
         let listen = section.get("listen");
         self.admin = listen.map(|(part, _)| self.locate(part));
         Admin {
             listen: self.value(listen, value::admin_listen, Admin::default().listen),
+            hosts: self.texts(section.get("hosts"), value::admin_host),
         }
     }
 

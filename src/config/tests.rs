@@ -18,7 +18,7 @@ xds:
   maxRequestBytes: 67108864
   newStreamsPerSecond: 4000
   maxStreamAge: 30m
-admin: { listen: "127.0.0.1:15014" }
+admin: { listen: "127.0.0.1:15014", hosts: [] }
 mesh:
   outboundListen: 127.0.0.1:15001
   domainSuffix: mesh
@@ -560,6 +560,20 @@ fn mutated() -> impl Strategy<Value = String> {
         }
         String::from_utf8_lossy(&bytes).into_owned()
     })
+}
+
+#[test]
+fn admin_hosts_are_names_patterns_and_addresses_without_ports() {
+    let hosts =
+        r#"admin: {hosts: [Mesh.Example., "*.mesh.svc", "[2001:DB8::7]", "::ffff:10.0.0.7"]}"#;
+    assert_eq!(
+        parse(hosts).unwrap().admin.hosts,
+        ["mesh.example", "*.mesh.svc", "2001:db8::7", "10.0.0.7"]
+    );
+    for bad in ["mesh.example:15014", "http://mesh.example", "a/b", "a b"] {
+        let text = format!("admin: {{hosts: [\"{bad}\"]}}");
+        assert_problem(&text, "m.yaml:1:17: admin.hosts[0]: ", "is not a host");
+    }
 }
 
 #[test]

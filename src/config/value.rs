@@ -257,6 +257,25 @@ pub fn pattern(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// A host name, in which `*` stands for any text, or an IP; in lower case and without a port.
+pub fn admin_host(text: &str) -> Result<String, String> {
+    let host = text.trim().trim_end_matches('.').to_ascii_lowercase();
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    if let Ok(ip) = bare.unwrap_or(&host).parse::<IpAddr>() {
+        return Ok(ip.to_canonical().to_string());
+    }
+    let usual = |c: char| c.is_ascii_alphanumeric() || "-._*".contains(c);
+    if host.is_empty() || !host.chars().all(usual) {
+        return Err(format!(
+            "`{}` is not a host; write a name or an IP without scheme and port, as in `mesh.example` or `*.mesh.svc`",
+            shown(text)
+        ));
+    }
+    Ok(host)
+}
+
 /// `10.0.0.0/8`, or one address.
 pub fn network(text: &str) -> Result<String, String> {
     match text.parse::<Network>() {

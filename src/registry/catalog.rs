@@ -16,7 +16,7 @@ use imbl::{OrdMap, OrdSet};
 
 use self::{hosts::Hosts, merged::Merged};
 use super::{
-    Batch, Changes, Config, Former, Guarded, Rejected, Resolution, Restored, View,
+    Addresses, Batch, Changes, Config, Former, Guarded, Rejected, Resolution, Restored, View,
     guard::{self, Holds, Notice},
     journal::{Cause, Journal, What},
 };
@@ -51,6 +51,9 @@ pub struct Picture {
 #[derive(Clone, Debug)]
 pub struct Mirrored {
     pub name: Arc<str>,
+    pub config: Arc<Config>,
+    /// What host names in its registrations resolve to.
+    pub addresses: Addresses,
     pub view: View,
     /// Whether its whole tree was seen once, or what was restored is served.
     pub loaded: bool,
@@ -226,6 +229,7 @@ impl Catalog {
         } else if registry.loaded() {
             let services = after.services.len();
             self.journal.record(now, &name, What::Loaded { services });
+            self.journal.follow_holds(now, &name, (&before, &after));
         }
         for (path, rejected) in registry.take_rejections() {
             let what = What::Rejected {
@@ -244,6 +248,8 @@ impl Catalog {
     pub fn picture(&self) -> Picture {
         let mirrored = |registry: &Guarded| Mirrored {
             name: registry.name(),
+            config: Arc::clone(registry.config()),
+            addresses: registry.addresses().clone(),
             view: registry.view(),
             loaded: registry.loaded(),
             restored: registry.restored(),
@@ -269,6 +275,12 @@ impl Catalog {
     /// The znodes that were rejected since the last call, by path.
     pub fn take_rejections(&mut self) -> BTreeMap<String, Rejected> {
         std::mem::take(&mut self.rejections)
+    }
+
+    /// Whether the znode at a full path is rejected now.
+    pub fn rejects(&self, path: &str) -> bool {
+        let mut registries = self.registries.iter();
+        registries.any(|registry| registry.view().rejected.contains_key(path))
     }
 
     fn services(&self) -> OrdMap<Arc<str>, Arc<Service>> {

@@ -20,6 +20,7 @@ use crate::model::{Instance, Service};
 
 #[derive(Debug)]
 pub struct Guarded {
+    config: Arc<Config>,
     index: Index,
     guard: Guard,
     restored: Option<Restored>,
@@ -61,7 +62,8 @@ pub struct Former {
 impl Guarded {
     pub fn new(config: Config, guard: guard::Config) -> Self {
         Self {
-            index: Index::new(config),
+            index: Index::new(config.clone()),
+            config: Arc::new(config),
             guard: Guard::new(guard),
             restored: None,
             addresses: Addresses::new(),
@@ -252,8 +254,8 @@ impl Guarded {
         self.index.name()
     }
 
-    pub fn config(&self) -> &Config {
-        self.index.config()
+    pub fn config(&self) -> &Arc<Config> {
+        &self.config
     }
 
     fn follow(&mut self, changes: Changes, now: Time, cause: Cause) -> Changes {

@@ -25,6 +25,7 @@ mod names;
 mod settle;
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     ops::Bound,
     sync::Arc,
@@ -518,13 +519,11 @@ impl Index {
 
     /// What a service is called by its path below the root.
     fn title(&self, service: &Arc<str>) -> Title {
-        let dotted = service.contains('/').then(|| service.replace('/', "."));
-        let name = dotted.as_deref().unwrap_or(service);
-        if !self.config.shape.selects(name) {
-            return Title::Excluded;
-        }
-        let renamed = self.config.shape.rename(name).or(dotted);
-        let name = renamed.map_or_else(|| Arc::clone(service), Arc::from);
+        let name = match self.config.called(service) {
+            None => return Title::Excluded,
+            Some(Cow::Borrowed(_)) => Arc::clone(service),
+            Some(Cow::Owned(name)) => name.into(),
+        };
         match name::host(&name) {
             Ok(_) => Title::Named(name),
             Err(reason) => Title::Refused(reason),

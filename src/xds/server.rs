@@ -66,6 +66,19 @@ const SERVICES: [(&str, &str, &str, ResourceType); 4] = [
     ),
 ];
 
+/// Every discovery service that is served, by its full name.
+pub fn services() -> impl Iterator<Item = String> {
+    let single = SERVICES
+        .iter()
+        .map(|(package, service, ..)| (*package, *service));
+    let others = [
+        ("discovery", "AggregatedDiscoveryService"),
+        ("route", "VirtualHostDiscoveryService"),
+    ];
+    let all = single.chain(others);
+    all.map(|(package, service)| format!("envoy.service.{package}.v3.{service}"))
+}
+
 /// How long streams get to end once the server stops; those that do not read are cut off then.
 const DRAIN: Duration = Duration::from_secs(5);
 

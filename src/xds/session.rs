@@ -28,10 +28,11 @@ use tonic::{Code, Status, Streaming};
 use tracing::{debug, warn};
 
 use super::{
-    admission::{Admission, Seat},
+    admission::{Admission, REFUSALS, Seat},
     body::{self, Form, Pieces},
     clients::{Clients, Inspect, Membership},
     fanout::{Bell, Fanout, Interest},
+    lines::Lines,
     metrics::Metrics,
     request::Request,
     status::TypeStatus,
@@ -44,6 +45,9 @@ use crate::{
 
 /// Requests that are taken in before an answer is looked for; a client may send without end.
 const REQUESTS_AT_ONCE: usize = 64;
+
+/// The lines about rejected responses.
+static REJECTIONS: Lines = Lines::new(10);
 
 /// gRPC clients refuse larger messages by default.
 const LARGE: usize = 4 << 20;
@@ -270,7 +274,15 @@ where
         let kind = kind.map_or("unknown", ResourceType::as_str);
         self.context.metrics.nacks.with_label_values(&[kind]).inc();
         let node = self.machine().client().map(|client| client.node_id.clone());
-        warn!(node, r#type = kind, error, "a client rejected a response");
+        if let Some(left_out) = REJECTIONS.next(Instant::now()) {
+            warn!(
+                node,
+                r#type = kind,
+                error,
+                left_out,
+                "a client rejected a response; `meshkeeper clients` lists all that reject"
+            );
+        }
     }
 
     fn begin(&mut self, response: Response) {
@@ -306,8 +318,11 @@ where
 
     fn end(&mut self, status: &Status) -> Frame<Bytes> {
         self.ended = true;
-        if status.code() == Code::InvalidArgument {
-            warn!(address = ?self.seat.address, reason = status.message(), "stream refused");
+        if status.code() == Code::InvalidArgument
+            && let Some(left_out) = REFUSALS.next(Instant::now())
+        {
+            let (address, reason) = (self.seat.address, status.message());
+            warn!(?address, reason, left_out, "stream refused");
         }
         let mut trailers = HeaderMap::new();
         if status.add_header(&mut trailers).is_err() {

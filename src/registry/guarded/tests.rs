@@ -141,6 +141,7 @@ fn only_what_cannot_be_read_as_it_stands_is_bad() {
         },
     ];
     guarded.apply(batch(events, true), 0);
+    guarded.resolved("db.example", Err("no such name".to_owned()), 0);
     let rejected = guarded.view().rejected;
     for listed in ["named", "older", "secret", "bad"] {
         assert!(

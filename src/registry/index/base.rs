@@ -79,6 +79,8 @@ pub(super) struct Many {
     pub made: Vec<(Part, Arc<Instance>)>,
     pub due: Option<i64>,
     pub trouble: Option<Reason>,
+    /// A host name whose first look-up is not finished.
+    pub waits: Option<Arc<str>>,
 }
 
 impl Good {
@@ -194,6 +196,14 @@ impl Base {
         self.weighing.remove(&znode);
         touches.znodes.insert(znode);
         Some(before)
+    }
+
+    /// The host name of the znode whose first look-up is not finished.
+    pub fn waits(&self, znode: &str) -> Option<&Arc<str>> {
+        match &self.entries.get(znode)?.good {
+            Good::Many(many) => many.waits.as_ref(),
+            _ => None,
+        }
     }
 
     /// Why the znode is left out, or what of it is.

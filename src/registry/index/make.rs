@@ -80,6 +80,8 @@ pub(super) struct Made {
     pub lapsed: bool,
     /// Why some of it is left out.
     pub trouble: Option<Reason>,
+    /// A host name whose first look-up is not finished.
+    pub waits: Option<Arc<str>>,
 }
 
 impl Maker {
@@ -103,9 +105,13 @@ impl Maker {
                 continue;
             }
             let addresses = match addresses(&decoded.host, names) {
-                Ok(addresses) => addresses,
-                Err(reason) => {
+                Addresses::Known(addresses) => addresses,
+                Addresses::Failed(reason) => {
                     made.trouble = Some(reason);
+                    continue;
+                }
+                Addresses::Pending(name) => {
+                    made.waits = Some(Arc::clone(name));
                     continue;
                 }
             };
@@ -160,19 +166,24 @@ impl Maker {
     }
 }
 
-fn addresses(host: &Host, names: &Names) -> Result<Vec<IpAddr>, Reason> {
+/// What is known of the addresses of a host.
+enum Addresses<'h> {
+    Known(Vec<IpAddr>),
+    Failed(Reason),
+    /// The name's first look-up is not finished.
+    Pending(&'h Arc<str>),
+}
+
+fn addresses<'h>(host: &'h Host, names: &Names) -> Addresses<'h> {
     match host {
-        Host::Ip(address) => Ok(vec![*address]),
+        Host::Ip(address) => Addresses::Known(vec![*address]),
         Host::Name(name) => match names.addresses(name) {
-            Some(Ok(addresses)) => Ok(addresses.clone()),
-            Some(Err(why)) => Err(Reason::new(format!(
+            Some(Ok(addresses)) => Addresses::Known(addresses.clone()),
+            Some(Err(why)) => Addresses::Failed(Reason::new(format!(
                 "host name {} cannot be resolved: {why}",
                 quoted(name)
             ))),
-            None => Err(Reason::new(format!(
-                "host name {} is being resolved",
-                quoted(name)
-            ))),
+            None => Addresses::Pending(name),
         },
     }
 }
@@ -272,6 +283,7 @@ pub(super) fn made(
         registered,
         due: made.due,
         trouble: made.trouble,
+        waits: made.waits,
     }))
 }
 

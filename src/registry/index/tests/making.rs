@@ -327,11 +327,14 @@ fn a_host_name_is_served_once_it_is_resolved_and_follows_its_addresses() {
         ["db"]
     );
     let path = "/services/s/i";
-    assert!(reason(&index, path).unwrap().contains("is being resolved"));
+    assert_eq!(reason(&index, path), None, "nothing is wrong with it");
+    assert_eq!(index.counts().rejected, 0);
+    assert_eq!(index.view().waiting[path], "db".into());
     let of = |last: &[u8]| Ok(last.iter().map(|n| [10, 0, 0, *n].into()).collect());
     assert_eq!(index.resolved("db", of(&[1, 2]), 0).len(), 1);
     assert_eq!(weights(&index, "s").len(), 2);
     assert_eq!(reason(&index, path), None);
+    assert!(index.view().waiting.is_empty());
     assert!(index.resolved("db", of(&[1, 2]), 0).is_empty());
     assert_eq!(index.resolved("db", of(&[2]), 0).len(), 1);
     assert_eq!(served(&index, "s"), ["10.0.0.2:80 i"]);
