@@ -18,6 +18,7 @@ pub mod guarded;
 pub mod index;
 pub mod journal;
 pub mod layout;
+pub mod linger;
 pub mod metrics;
 pub mod name;
 pub mod reason;
@@ -34,7 +35,7 @@ use std::{
 use bytes::Bytes;
 use imbl::OrdMap;
 
-use crate::model::Service;
+use crate::model::{Service, Socket};
 
 pub use crate::model::Touched;
 pub use catalog::{Catalog, Mirrored, Picture};
@@ -42,6 +43,7 @@ pub use format::FormatChoice;
 pub use guarded::{Addresses, Former, Guarded, Restored};
 pub use index::{Index, Resolution};
 pub use layout::Layout;
+pub use linger::Lingering;
 pub use metrics::Metrics;
 pub use shape::Shape;
 
@@ -58,7 +60,7 @@ pub struct Config {
     pub priority: u8,
     /// Nothing is served before it was seen.
     pub required: bool,
-    /// Instances that were not written for that long are not served.
+    /// Instances in znodes without a session that were not written for that long are not served.
     pub ttl: Option<Duration>,
     pub shape: Shape,
 }
@@ -72,8 +74,19 @@ pub struct Stat {
     pub ctime: i64,
     /// Milliseconds since the epoch.
     pub mtime: i64,
-    /// The session that holds an ephemeral znode; 0 for a persistent one.
+    /// The session that holds an ephemeral znode; 0 for a persistent one. See [`Stat::session`].
     pub ephemeral_owner: i64,
+}
+
+impl Stat {
+    /// The session that holds the znode, if one does. Of a container or a znode with a TTL of ZooKeeper's own the
+    /// field says that instead.
+    pub fn session(&self) -> Option<i64> {
+        const CONTAINER: i64 = i64::MIN;
+        let [kind, ..] = self.ephemeral_owner.to_be_bytes();
+        let is_session = !matches!(self.ephemeral_owner, 0 | CONTAINER) && kind != 0xff;
+        is_session.then_some(self.ephemeral_owner)
+    }
 }
 
 /// One thing that became known of the tree. Paths are relative to the registry's root, without a
@@ -122,6 +135,15 @@ pub struct View {
     pub rejected: OrdMap<String, Rejected>,
     /// What of the services is gone, and held.
     pub holds: guard::Holds,
+    /// What of the services is gone, and stays served for a moment.
+    pub lingering: linger::Lingering,
+}
+
+impl View {
+    /// Whether one of the instances is registered, and not served for another reason.
+    pub fn is_registered(&self, service: &str, socket: Socket) -> bool {
+        self.holds.get(service, socket).is_none() && self.lingering.get(service, socket).is_none()
+    }
 }
 
 /// How much a registry holds.

@@ -275,6 +275,15 @@ pub(super) fn state(service: &Service, instance: &Instance, picture: &Picture) -
         {
             "held"
         }
+        Some(of)
+            if of
+                .view
+                .lingering
+                .get(&service.name, instance.socket())
+                .is_some() =>
+        {
+            "lingering"
+        }
         Some(of) if of.restored.is_some() => "restored",
         _ => "registered",
     }

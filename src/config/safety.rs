@@ -22,6 +22,9 @@ pub struct Guard {
     pub minimum: usize,
     #[serde(serialize_with = "duration")]
     pub hold_for: Duration,
+    /// How long a service's last instance stays served after it was deregistered; zero for not at all.
+    #[serde(serialize_with = "duration")]
+    pub linger: Duration,
     pub degraded: bool,
 }
 
@@ -46,6 +49,7 @@ impl Guard {
             registry_share,
             minimum,
             hold_for,
+            linger,
             degraded,
         } = *self;
         guard::Config {
@@ -55,6 +59,7 @@ impl Guard {
             registry_share,
             minimum,
             hold_for,
+            linger,
             degraded,
         }
     }
@@ -70,6 +75,7 @@ impl Default for Guard {
             minimum,
             hold_for,
             degraded,
+            ..
         } = guard::Config::default();
         Self {
             enabled,
@@ -78,6 +84,7 @@ impl Default for Guard {
             registry_share,
             minimum,
             hold_for,
+            linger: Duration::from_secs(2),
             degraded,
         }
     }

@@ -363,6 +363,14 @@ fn the_guard_has_shares_and_times() {
             "write a number over 0",
         );
     }
+    assert_eq!(config.guard.linger, Duration::from_secs(2));
+    let none = parse("guard: {linger: 0s}").unwrap();
+    assert_eq!(none.guard.linger, Duration::ZERO);
+    assert_problem(
+        "guard: {linger: 2m}",
+        "m.yaml:1:17: guard.linger: ",
+        "from 0ms to 1m",
+    );
     assert_problem(
         "guard: {window: 0s}",
         "m.yaml:1:17: guard.window: ",

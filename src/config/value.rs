@@ -31,6 +31,9 @@ const GUARD_TIME: [Duration; 2] = [
     Duration::from_secs(7 * 24 * 3600),
 ];
 
+/// Not at all, or at most as long as requests to an instance that stopped may fail.
+const LINGER: [Duration; 2] = [Duration::ZERO, Duration::from_secs(60)];
+
 /// Clients wait as long for an answer at a start without ZooKeeper.
 const STATE_WAIT: [Duration; 2] = [Duration::ZERO, Duration::from_secs(600)];
 
@@ -152,6 +155,11 @@ pub fn stream_age(text: &str) -> Result<Duration, String> {
 /// The window of the guard, and how long it holds.
 pub fn guard_time(text: &str) -> Result<Duration, String> {
     duration_within(text, GUARD_TIME)
+}
+
+/// How long a service's last instance lingers.
+pub fn linger(text: &str) -> Result<Duration, String> {
+    duration_within(text, LINGER)
 }
 
 /// How long ZooKeeper may take before the state on disk is served.

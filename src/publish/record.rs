@@ -49,6 +49,9 @@ impl Record {
         if !registry.loaded() || (same && !self.fresh) {
             return;
         }
+        // What lingers may be held in the end.
+        let lingering = registry.lingering().instances();
+        self.recorder.set_lingering(lingering);
         self.fresh = false;
         self.holds = holds.clone();
         self.addresses = addresses.clone();

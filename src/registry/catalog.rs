@@ -12,12 +12,12 @@ mod merged;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use imbl::{OrdMap, OrdSet};
+use imbl::{OrdMap, OrdSet, ordmap::DiffItem};
 
 use self::{hosts::Hosts, merged::Merged};
 use super::{
     Batch, Changes, Config, Former, Guarded, Rejected, Resolution, Restored, View,
-    guard::{self, Holds, Notice},
+    guard::{self, Notice, Services},
     journal::{Cause, Journal, What},
 };
 use crate::model::{Service, Touched};
@@ -212,11 +212,15 @@ impl Catalog {
         change: impl FnOnce(&mut Guarded) -> Changes,
     ) -> Changes {
         let at = registry;
+        let others = self.registered_beside(at);
         let Some(registry) = self.registries.get_mut(at) else {
             return Changes::new();
         };
         let (known, before) = (registry.loaded(), registry.view());
         registry.knows_hosts(self.hosts.known());
+        if !others.is_empty() {
+            registry.sees_others(others);
+        }
         let mut changes = change(registry);
         self.hosts.ask(at, registry.wanted_hosts(), now);
         let (name, after) = (registry.name(), registry.view());
@@ -236,9 +240,19 @@ impl Catalog {
             self.rejections.insert(path, rejected);
         }
         if self.registries.len() > 1 {
-            join(&mut changes, turned(&before.holds, &after.holds));
+            join(&mut changes, unlike(&before, &after));
         }
         changes
+    }
+
+    /// What the other registries have registered.
+    fn registered_beside(&self, at: usize) -> Vec<Services> {
+        let others = self
+            .registries
+            .iter()
+            .enumerate()
+            .filter(|(of, _)| *of != at);
+        others.map(|(_, registry)| registry.registered()).collect()
     }
 
     pub fn picture(&self) -> Picture {
@@ -291,12 +305,39 @@ impl Catalog {
     }
 }
 
-/// What is held that was not, or the other way round: for the registry alone that changes nothing.
-fn turned(before: &Holds, after: &Holds) -> Changes {
+/// Where two views of a registry differ, also where only operators can see it: the origin of an instance, and
+/// whether it is held or lingers. Another registry may serve its address instead. It costs about what differs.
+fn unlike(before: &View, after: &View) -> Changes {
     let mut changes = Changes::new();
-    for (name, held) in after.since(before).chain(before.since(after)) {
-        let socket = Touched::Some([held.instance.socket()].into());
-        join(&mut changes, [(name, socket)].into());
+    for item in before.services.diff(&after.services) {
+        let (name, touched) = match item {
+            DiffItem::Add(name, _) | DiffItem::Remove(name, _) => (name, Touched::All),
+            DiffItem::Update {
+                old: (_, was),
+                new: (name, is),
+            } => (
+                name,
+                Touched::Some(was.instances.differences(&is.instances)),
+            ),
+        };
+        changes.insert(Arc::clone(name), touched);
+    }
+    let holds = [(&before.holds, &after.holds), (&after.holds, &before.holds)];
+    for (from, to) in holds {
+        for (name, held) in to.since(from) {
+            let socket = Touched::Some([held.instance.socket()].into());
+            join(&mut changes, [(name, socket)].into());
+        }
+    }
+    let lingering = [
+        (&before.lingering, &after.lingering),
+        (&after.lingering, &before.lingering),
+    ];
+    for (from, to) in lingering {
+        for (name, instance) in to.ended(from) {
+            let socket = Touched::Some([instance.socket()].into());
+            join(&mut changes, [(Arc::clone(name), socket)].into());
+        }
     }
     changes
 }
@@ -456,6 +497,67 @@ mod tests {
         assert_eq!(served(&catalog, "s")[0], "10.0.0.1 a/0");
         catalog.apply(0, told([there(1)]), 0);
         assert_eq!(served(&catalog, "s")[0], "10.0.0.1 a/0");
+    }
+
+    #[test]
+    fn an_instance_under_another_znode_is_shown_there_beside_another_registry() {
+        let mut catalog = Catalog::new(vec![config("a", 0), config("b", 0)], &unguarded());
+        let data = r#"{"id":"x","address":"10.0.0.1","port":80,"serviceType":"DYNAMIC"}"#;
+        let created = |path: &str, czxid: i64| Event::Put {
+            path: path.into(),
+            data: Bytes::from_static(data.as_bytes()),
+            stat: Stat {
+                czxid,
+                mzxid: czxid,
+                ..Stat::default()
+            },
+        };
+        let shown = |catalog: &Catalog| {
+            let services = catalog.picture().services;
+            let origin = services["s"]
+                .instances
+                .iter()
+                .next()
+                .unwrap()
+                .origin
+                .clone();
+            (origin.znode.to_string(), origin.mzxid)
+        };
+        catalog.apply(1, told([]), 0);
+        catalog.apply(0, told([created("s/i-1", 1)]), 0);
+        let changes = catalog.apply(0, told([created("s/i-2", 2)]), 0);
+        assert!(changes.is_empty(), "no client could tell: {changes:?}");
+        assert_eq!(shown(&catalog), ("s/i-2".to_owned(), 2));
+        catalog.apply(0, told([delete("s/i-1")]), 0);
+        assert_eq!(shown(&catalog), ("s/i-2".to_owned(), 2));
+        // Written again with the same data.
+        catalog.apply(0, told([created("s/i-2", 3)]), 0);
+        assert_eq!(shown(&catalog), ("s/i-2".to_owned(), 3));
+    }
+
+    #[test]
+    fn the_last_instance_of_a_registry_lingers_only_where_no_other_serves() {
+        let guard = guard::Config {
+            linger: std::time::Duration::from_secs(2),
+            ..unguarded()
+        };
+        let mut catalog = Catalog::new(vec![config("a", 0), config("b", 1)], &guard);
+        catalog.apply(0, told([put("s/1", "10.0.0.1:80")]), 0);
+        catalog.apply(1, told([put("s/2", "10.0.0.2:80")]), 0);
+        assert!(catalog.apply(0, told([delete("s/1")]), 10).is_empty());
+        assert_eq!(catalog.due(), Some(110));
+        assert_eq!(catalog.tick(110).len(), 1);
+        assert_eq!(served(&catalog, "s"), ["10.0.0.2 b/1"]);
+        assert!(catalog.apply(1, told([delete("s/2")]), 200).is_empty());
+        assert_eq!(catalog.due(), Some(2_200));
+        // What is registered counts before what lingers.
+        catalog.apply(0, told([put("s/1", "10.0.0.2:80")]), 210);
+        assert_eq!(served(&catalog, "s"), ["10.0.0.2 a/0"]);
+        let picture = catalog.picture();
+        let verbs: Vec<_> = picture.journal.entries().map(|e| e.what.verb()).collect();
+        assert!(verbs.contains(&"lingers"), "{verbs:?}");
+        catalog.tick(2_200);
+        assert_eq!(served(&catalog, "s"), ["10.0.0.2 a/0"]);
     }
 
     #[test]

@@ -70,6 +70,8 @@ pub struct Config {
     /// Fewer that are lost within the window are never held, whatever their share.
     pub minimum: usize,
     pub hold_for: Duration,
+    /// How long a service's last instance lingers before it counts as lost; zero for not at all.
+    pub linger: Duration,
     /// Held instances are told as degraded.
     pub degraded: bool,
 }
@@ -83,6 +85,7 @@ impl Default for Config {
             registry_share: 0.3,
             minimum: 5,
             hold_for: Duration::from_secs(3600),
+            linger: Duration::ZERO,
             degraded: false,
         }
     }

@@ -1,7 +1,7 @@
 //! One registry under guard: its index, what of it may be published, and what was restored before it was seen.
 //!
 //! ```text
-//! Batch ──▶ Index ──what is mirrored──▶ Guard ──what is published──▶ the catalog
+//! Batch ──▶ Index ──what is registered──▶ Linger ──with what may return──▶ Guard ──what is published──▶ the catalog
 //! ```
 //!
 //! It refuses to know the other registries. Invariant: what is published is what the guard lets through, from
@@ -14,13 +14,15 @@ use imbl::{OrdMap, OrdSet, ordset::DiffItem};
 use super::{
     Batch, Changes, Config, Counts, Event, Index, Rejected, Resolution, Touched, View,
     catalog::join,
-    guard::{self, Cause, Guard, Holds, Notice, Resumed, Time},
+    guard::{self, Cause, Guard, Holds, Notice, Resumed, Services, Time},
+    linger::{self, Change, Linger, Lingering},
 };
 use crate::model::{Instance, Service};
 
 #[derive(Debug)]
 pub struct Guarded {
     index: Index,
+    linger: Linger,
     guard: Guard,
     restored: Option<Restored>,
     addresses: Addresses,
@@ -62,6 +64,7 @@ impl Guarded {
     pub fn new(config: Config, guard: guard::Config) -> Self {
         Self {
             index: Index::new(config),
+            linger: Linger::new(&linger::Config { last: guard.linger }),
             guard: Guard::new(guard),
             restored: None,
             addresses: Addresses::new(),
@@ -85,6 +88,7 @@ impl Guarded {
         let mirrored = self.index.view().services;
         let names = mirrored.keys().cloned();
         let appeared = names.map(|name| (name, Touched::All)).collect();
+        self.linger.restart(&mirrored);
         (self.guard).apply(&mirrored, appeared, known, Cause::default());
         let held = former.held.iter().filter_map(|resumed| {
             let service = all.get(&resumed.service)?;
@@ -135,12 +139,16 @@ impl Guarded {
     pub fn tick(&mut self, now: Time) -> Changes {
         let changes = self.index.tick(now);
         let mut all = self.follow(changes, now, Cause::default());
+        while let Some((cause, changes)) = self.linger.tick(now) {
+            let there = self.linger.services();
+            join(&mut all, self.guard.apply(there, changes, now, cause));
+        }
         join(&mut all, self.guard.tick(now));
         all
     }
 
     pub fn due(&self) -> Option<Time> {
-        [self.index.due(), self.guard.due()]
+        [self.index.due(), self.linger.due(), self.guard.due()]
             .into_iter()
             .flatten()
             .min()
@@ -202,12 +210,28 @@ impl Guarded {
         View {
             services: self.guard.published().clone(),
             holds: self.guard.holds().clone(),
+            lingering: self.linger.lingering().clone(),
             ..self.index.view()
         }
     }
 
     pub fn holds(&self) -> &Holds {
         self.guard.holds()
+    }
+
+    /// What left and stays served for a moment; cloning costs nothing.
+    pub fn lingering(&self) -> &Lingering {
+        self.linger.lingering()
+    }
+
+    /// What is registered, without what lingers or is held; costs nothing.
+    pub fn registered(&self) -> Services {
+        self.index.view().services
+    }
+
+    /// What the other registries have registered.
+    pub fn sees_others(&mut self, others: Vec<Services>) {
+        self.linger.sees_others(others);
     }
 
     pub fn take_notices(&mut self) -> Vec<Notice> {
@@ -258,8 +282,16 @@ impl Guarded {
 
     fn follow(&mut self, changes: Changes, now: Time, cause: Cause) -> Changes {
         self.ask();
-        let mirrored = self.index.view().services;
-        self.guard.apply(&mirrored, changes, now, cause)
+        let registered = self.index.view().services;
+        let index = &self.index;
+        let change = Change {
+            now,
+            cause,
+            is_taken: &|host| index.has_host(host),
+        };
+        let changes = self.linger.apply(&registered, changes, change);
+        let there = self.linger.services();
+        self.guard.apply(there, changes, now, cause)
     }
 }
 

@@ -168,6 +168,11 @@ impl Index {
         self.view.clone()
     }
 
+    /// Whether a service has this host name.
+    pub fn has_host(&self, host: &str) -> bool {
+        self.hosts.holder(host).is_some()
+    }
+
     /// How much the view holds; costs nothing.
     pub fn counts(&self) -> Counts {
         Counts {
@@ -303,6 +308,7 @@ impl Index {
         let Some(base) = self.bases.get_mut(service) else {
             return;
         };
+        let even = base.even_parts();
         let touched = touches(dirty, service);
         let past = base.take(znode, touched);
         // Another znode under the same name has no past.
@@ -325,7 +331,7 @@ impl Index {
         let weighs = |good: &Good| matches!(good, Good::Factors(_));
         let others = weighs(&good) || past.is_some_and(weighs);
         base.put(znode, Entry { czxid, good, bad }, touched);
-        if others {
+        if others || base.even_parts() != even {
             self.remake_all(service, now, dirty);
         }
     }
@@ -443,9 +449,11 @@ impl Index {
         let Some(base) = self.bases.get_mut(service) else {
             return;
         };
+        let even = base.even_parts();
         let Some(past) = base.take(znode, touches(dirty, service)) else {
             return;
         };
+        let is_other = base.even_parts() != even;
         follow(
             &mut self.names,
             &mut self.due,
@@ -453,7 +461,7 @@ impl Index {
             Some(&past.good),
             None,
         );
-        if let Good::Factors(_) = past.good {
+        if is_other || matches!(past.good, Good::Factors(_)) {
             self.remake_all(service, now, dirty);
         }
     }

@@ -54,6 +54,16 @@ pub enum What {
         service: Arc<str>,
         instance: Arc<Instance>,
     },
+    /// The last instance of a service left and stays served for a moment, as it may return.
+    Lingers {
+        service: Arc<str>,
+        instance: Arc<Instance>,
+    },
+    /// One that had left is registered again; nobody was told in between.
+    Reregistered {
+        service: Arc<str>,
+        instance: Arc<Instance>,
+    },
     /// One that was held is registered again.
     Returned {
         service: Arc<str>,
@@ -124,6 +134,7 @@ impl Journal {
                 self.record(at, registry, What::Returned { service, instance });
             }
         }
+        self.follow_lingering(at, registry, before, after);
         let holds = &before.holds;
         for (name, touched) in changes {
             let services = [before, after].map(|view| view.services.get(name));
@@ -162,6 +173,25 @@ impl Journal {
     }
 }
 
+impl Journal {
+    /// Records what lingers now as the last of its service, and what returned.
+    fn follow_lingering(&mut self, at: i64, registry: &Arc<str>, before: &View, after: &View) {
+        for (service, instance) in after.lingering.since(&before.lingering) {
+            let (service, instance) = (Arc::clone(service), Arc::clone(instance));
+            self.record(at, registry, What::Lingers { service, instance });
+        }
+        for (service, left) in after.lingering.ended(&before.lingering) {
+            let published = after.services.get(service);
+            let instance = published.and_then(|s| s.instances.get(left.socket()));
+            let is_held = after.holds.get(service, left.socket()).is_some();
+            if let Some(instance) = instance.filter(|_| !is_held).map(Arc::clone) {
+                let service = Arc::clone(service);
+                self.record(at, registry, What::Reregistered { service, instance });
+            }
+        }
+    }
+}
+
 fn sockets(touched: &Touched, services: [Option<&Arc<Service>>; 2]) -> Vec<Socket> {
     match touched {
         Touched::Some(sockets) => sockets.iter().copied().collect(),
@@ -187,6 +217,8 @@ impl What {
             Self::Service { there: true, .. } => "appeared",
             Self::Service { there: false, .. } => "gone",
             Self::Held { .. } => "held",
+            Self::Lingers { .. } => "lingers",
+            Self::Reregistered { .. } => "reregistered",
             Self::Returned { .. } => "returned",
             Self::Rejected { .. } => "rejected",
             Self::Guard(Notice::Tripped { .. }) => "tripped",
@@ -200,7 +232,10 @@ impl What {
             Self::Instance { before, after, .. } => {
                 before.iter().chain(after).map(|i| size(i)).sum()
             }
-            Self::Held { instance, .. } | Self::Returned { instance, .. } => size(instance),
+            Self::Held { instance, .. }
+            | Self::Lingers { instance, .. }
+            | Self::Reregistered { instance, .. }
+            | Self::Returned { instance, .. } => size(instance),
             Self::Rejected { path, rejected } => path.len() + rejected.reason.len(),
             Self::Loaded { .. } | Self::Service { .. } | Self::Guard(_) => 0,
         };
@@ -211,6 +246,8 @@ impl What {
         match self {
             Self::Instance { service, .. }
             | Self::Held { service, .. }
+            | Self::Lingers { service, .. }
+            | Self::Reregistered { service, .. }
             | Self::Returned { service, .. } => Some(service),
             Self::Service { name, .. } => Some(name),
             Self::Guard(notice) => match notice.scope() {
@@ -224,7 +261,10 @@ impl What {
     pub fn instance(&self) -> Option<&Arc<Instance>> {
         match self {
             Self::Instance { before, after, .. } => after.as_ref().or(before.as_ref()),
-            Self::Held { instance, .. } | Self::Returned { instance, .. } => Some(instance),
+            Self::Held { instance, .. }
+            | Self::Lingers { instance, .. }
+            | Self::Reregistered { instance, .. }
+            | Self::Returned { instance, .. } => Some(instance),
             _ => None,
         }
     }
@@ -245,6 +285,13 @@ impl What {
             Self::Service { there: false, .. } => "nothing of it is there any more".into(),
             Self::Held { instance, .. } => {
                 removed(instance, Cause::Watch) + "; too many went with it, so it stays served"
+            }
+            Self::Lingers { instance, .. } => {
+                removed(instance, Cause::Watch)
+                    + "; nobody else serves, so it stays served for a moment in case it returns"
+            }
+            Self::Reregistered { instance, .. } => {
+                registered(instance, Cause::Watch) + "; it had left a moment before"
             }
             Self::Returned { instance, .. } => {
                 registered(instance, Cause::Watch) + "; it is held no more"

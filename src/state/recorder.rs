@@ -49,6 +49,7 @@ pub struct Picture {
 pub struct Recorder {
     znodes: Znodes,
     gone: Znodes,
+    lingering: usize,
 }
 
 /// The znodes that a batch wrote.
@@ -88,6 +89,11 @@ impl Recorder {
                 }
             }
         }
+    }
+
+    /// So many instances linger now, and may be held in the end: what is gone of them is kept.
+    pub fn set_lingering(&mut self, instances: usize) {
+        self.lingering = instances;
     }
 
     /// What to write: with what is gone of what is held, and what host names resolved to.
@@ -142,9 +148,9 @@ impl Recorder {
 
     /// Drops what is gone and not held: now and then, so that a loss costs no look at all that is held.
     fn forget(&mut self, holds: &Holds) {
-        if holds.is_empty() {
+        if holds.is_empty() && self.lingering == 0 {
             self.gone = Znodes::new();
-        } else if self.gone.len() > 1_000 + 2 * holds.held() {
+        } else if self.gone.len() > 1_000 + 2 * (holds.held() + self.lingering) {
             self.gone = held(&self.gone, holds);
         }
     }
@@ -155,6 +161,7 @@ impl From<Picture> for Recorder {
         Self {
             znodes: picture.znodes,
             gone: picture.gone,
+            lingering: 0,
         }
     }
 }

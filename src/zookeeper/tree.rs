@@ -160,6 +160,8 @@ pub struct Tree {
     load_left: usize,
     /// A load ended and its batch was not taken yet.
     complete: bool,
+    /// Something was removed since the last batch was taken.
+    removed: bool,
     loaded: bool,
 }
 
@@ -176,6 +178,7 @@ impl Tree {
             audit: Audit::default(),
             load_left: 0,
             complete: false,
+            removed: false,
             loaded: false,
         }
     }
@@ -305,6 +308,12 @@ impl Tree {
         self.complete || (self.phase == Phase::Synced && self.mirror.is_dirty())
     }
 
+    /// Whether the next batch may take away what the rest of a transaction puts back. A server sends the events of
+    /// a transaction one by one, and before version 3.9 does not say which belong together.
+    pub fn is_partial(&self) -> bool {
+        self.removed && !self.complete
+    }
+
     /// Where the next batch ends a load: what that load found.
     pub fn tally(&self) -> Option<Tally> {
         self.complete.then(|| self.mirror.tally())
@@ -318,6 +327,7 @@ impl Tree {
     /// What to publish now. Nothing is published twice; what is not taken gathers.
     pub fn take(&mut self) -> Batch {
         self.loaded |= self.complete;
+        self.removed = false;
         let events = self.mirror.take();
         Batch {
             complete: std::mem::take(&mut self.complete),
@@ -401,6 +411,7 @@ impl Tree {
             Change::Deleted if self.is_in_flight(&read) => self.want(read, Again::Discard),
             Change::Deleted => {
                 self.mirror.remove(path);
+                self.removed = true;
                 if let Some(cancelled) = self.pending.remove(&read) {
                     self.settle(cancelled.load);
                 }

@@ -62,7 +62,8 @@ const FIRST_BATCH: usize = 32;
 /// What a batch of replies should not exceed, for the server's memory and ours.
 const REPLY_BYTES: usize = 4 * 1024 * 1024;
 /// How long what was read waits for reads that are still on their way, so that what changed together is
-/// published together. A change that comes alone waits for nothing.
+/// published together. A change that comes alone waits for nothing, but for a removal: the event after it may be of
+/// the same transaction.
 const GATHER: Duration = Duration::from_millis(1);
 /// How long a request may take at least; the client itself waits forever.
 const REQUEST: Duration = Duration::from_secs(5);
@@ -356,7 +357,8 @@ impl Watcher {
             let has_batch = self.tree.has_batch();
             gathering = has_batch.then(|| gathering.unwrap_or_else(Instant::now));
             let gathered = gathering.map(|since| since + GATHER);
-            let gathers = !in_flight.is_empty() && gathered.is_some_and(|at| Instant::now() < at);
+            let expects = !in_flight.is_empty() || self.tree.is_partial();
+            let gathers = expects && gathered.is_some_and(|at| Instant::now() < at);
             let end = tokio::select! {
                 biased;
                 () = stop.cancelled() => Some(End::Stopped),

@@ -12,6 +12,7 @@ impl Checker<'_> {
             "registryShare",
             "minimum",
             "holdFor",
+            "linger",
             "degraded",
         ];
         let section = self.subsection(part, &keys);
@@ -27,6 +28,7 @@ impl Checker<'_> {
             ),
             minimum: self.value(section.get("minimum"), value::count, or.minimum),
             hold_for: self.value(section.get("holdFor"), value::guard_time, or.hold_for),
+            linger: self.value(section.get("linger"), value::linger, or.linger),
             degraded: self.switch(section.get("degraded"), or.degraded),
         }
     }

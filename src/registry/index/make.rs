@@ -36,7 +36,7 @@ pub(super) struct Maker {
     pub source: Arc<Source>,
     pub shape: Shape,
     pub priority: u8,
-    /// Who did not write for that long is not served.
+    /// What was not written for that long is not served, if no session holds it.
     pub ttl: Option<Duration>,
     /// Whether the mirror is known to be what ZooKeeper holds; while it may be old nothing lapses.
     pub fresh: bool,
@@ -57,6 +57,12 @@ pub(super) struct Registered {
 }
 
 impl Registered {
+    /// Whether Dubbo wrote it, at either level.
+    pub fn is_dubbo(&self) -> bool {
+        let revision = |decoded: &Decoded| decoded.metadata.contains_key("dubbo.metadata.revision");
+        self.format == "dubbo" || self.instances.iter().any(revision)
+    }
+
     /// It arrives after `past`: if it was written since, it lives from `now` on. Whose clock wrote it
     /// does not matter.
     pub fn arrives(&mut self, past: Option<&Good>, now: i64) {
@@ -87,10 +93,11 @@ impl Maker {
         &self,
         service: &str,
         registered: &Registered,
-        factors: &[&Factor],
+        base: &Base,
         names: &Names,
         now: i64,
     ) -> Made {
+        let factors = base.factors();
         let mut made = Made::default();
         let expiry = self.expiry(registered);
         made.due = expiry.filter(|at| *at > now);
@@ -109,7 +116,10 @@ impl Maker {
                     continue;
                 }
             };
-            let (weight, due) = weight(decoded, registered, factors, now);
+            let (weight, due) = match decoded.weight {
+                Weight::DRAIN if base.is_even(decoded.part.as_deref()) => (Weight::default(), None),
+                _ => weight(decoded, registered, &factors, now),
+            };
             made.due = made.due.into_iter().chain(due).min();
             for address in addresses {
                 let mut instance = self.instance(registered, decoded.clone(), address);
@@ -147,14 +157,20 @@ impl Maker {
                 format: registered.format,
                 czxid: registered.stat.czxid,
                 mzxid: registered.stat.mzxid,
-                session: registered.stat.ephemeral_owner,
+                session: registered.stat.session().unwrap_or_default(),
             },
         }
     }
 
+    /// Whether a registration may lapse: where a session holds the znode, that says how long it lives.
+    fn lapses(&self, registered: &Registered) -> bool {
+        self.ttl.is_some() && registered.stat.session().is_none()
+    }
+
     /// When a znode counts as abandoned. Nobody could write while ZooKeeper was away: then nothing expires.
     fn expiry(&self, registered: &Registered) -> Option<i64> {
-        let ttl = self.ttl.filter(|_| self.fresh && !registered.lapsed)?;
+        let may = self.fresh && !registered.lapsed && self.lapses(registered);
+        let ttl = self.ttl.filter(|_| may)?;
         let ttl = i64::try_from(ttl.as_millis()).ok()?;
         Some(registered.alive?.saturating_add(ttl))
     }
@@ -239,7 +255,7 @@ pub(super) fn made(
     now: i64,
 ) -> Good {
     let past: Vec<_> = past.into_iter().flat_map(Good::instances).collect();
-    if maker.ttl.is_none()
+    if !maker.lapses(&registered)
         && !base.weighs()
         && let Some((decoded, address)) = lone(&mut registered)
     {
@@ -251,7 +267,7 @@ pub(super) fn made(
     let Title::Named(service) = &base.title else {
         return Good::None;
     };
-    let made = maker.make(service, &registered, &base.factors(), names, now);
+    let made = maker.make(service, &registered, base, names, now);
     registered.lapsed = made.lapsed;
     let instances = made.instances.into_iter().map(|(part, new)| {
         let kept = past
@@ -283,9 +299,10 @@ fn lone(registered: &mut Registered) -> Option<(Decoded, std::net::IpAddr)> {
                 part: None,
                 host: Host::Ip(address),
                 warm_up: None,
+                weight,
                 ..
             },
-        ] => {
+        ] if *weight != Weight::DRAIN || !registered.is_dubbo() => {
             let address = *address;
             let decoded = registered.instances.pop()?;
             Some((decoded, address))
