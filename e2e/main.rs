@@ -17,6 +17,7 @@ mod on_demand;
 mod proxyless;
 mod registries;
 mod rendering;
+mod reregistration;
 mod support;
 mod validation;
 mod wire;

@@ -254,6 +254,13 @@ async fn an_operator_is_told_why_and_who_has_it() {
     assert_eq!(status, Some(1));
     assert!(page.contains("10.0.0.2:80 only in old"), "{page}");
     assert!(page.contains("10.0.0.1:80 differs in weight"), "{page}");
+    let (status, _) = server.command(&["compare", "old", "other"]).await;
+    assert_eq!(status, Some(2), "no such registry");
+    let nobody = std::process::Command::new(env!("CARGO_BIN_EXE_meshkeeper"))
+        .args(["compare", "old", "new", "--admin", "127.0.0.1:1"])
+        .output()
+        .unwrap();
+    assert_eq!(nobody.status.code(), Some(3), "no server");
     both.old_tree.delete("orders", "i-2").await;
     both.old_tree
         .write(
