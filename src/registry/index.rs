@@ -348,18 +348,23 @@ impl Index {
         let Some(base) = self.bases.get_mut(&service) else {
             return;
         };
-        let touched = touches(dirty, &service);
-        let Some(Entry { czxid, good, bad }) = base.take(znode, touched) else {
+        let Some(entry) = base.entries.get(znode) else {
             return;
         };
-        let registered = match &good {
+        let registered = match &entry.good {
             Good::One(instance) if base.weighs() => Some(unmade(instance)),
             Good::Many(many) => Some(many.registered.clone()),
             _ => None,
         };
+        // While the znode itself still counts as one of its service.
         let made = registered.map(|registered| {
-            make::made(&self.maker, &self.names, base, registered, Some(&good), now)
+            let past = Some(&entry.good);
+            make::made(&self.maker, &self.names, base, registered, past, now)
         });
+        let touched = touches(dirty, &service);
+        let Some(Entry { czxid, good, bad }) = base.take(znode, touched) else {
+            return;
+        };
         if let Some(made) = &made {
             follow(
                 &mut self.names,

@@ -6,7 +6,7 @@
 //!
 //! An instance that returns within that moment never left: clients keep their connections to it and the guard
 //! counts no loss. The moment is [`PAUSE`] while others serve the service, and [`Config::last`] while nobody
-//! else does; it begins anew for the rest of a service when one of them returns. Pure: time is an argument, in milliseconds, and should not jump.
+//! else does, or when another of those that left the service returned. Pure: time is an argument, in milliseconds, and should not jump.
 //!
 //! Invariants: what is registered is passed on as it is registered; an instance that left lingers no longer than
 //! [`Config::last`], and no longer than [`PAUSE`] once others serve and none returns. A batch costs what it touches.
@@ -56,8 +56,10 @@ pub struct Departed {
     instances: OrdMap<Socket, Departure>,
     /// The oldest first.
     order: OrdSet<(Time, Socket)>,
-    /// Since when others serve, or since another instance returned: while some do, the rest may follow.
+    /// Since when others serve, if they do.
     served: Option<Time>,
+    /// Another one returned: the rest is expected too.
+    returning: bool,
     due: Time,
 }
 
@@ -155,6 +157,7 @@ impl Departed {
             instances: OrdMap::new(),
             order: OrdSet::new(),
             served: None,
+            returning: false,
             due: Time::MAX,
         }
     }
@@ -174,8 +177,10 @@ impl Departed {
     fn end_of(&self, since: Time, last: i64) -> Time {
         let longest = since.saturating_add(last);
         match self.served {
-            Some(served) => longest.min(since.max(served).saturating_add(millis(PAUSE))),
-            None => longest,
+            Some(served) if !self.returning => {
+                longest.min(since.max(served).saturating_add(millis(PAUSE)))
+            }
+            _ => longest,
         }
     }
 
@@ -375,9 +380,7 @@ impl Linger {
                 cause: change.cause,
             });
         }
-        if some_returned {
-            departed.served = None;
-        }
+        departed.returning |= some_returned;
         departed.served = self.served(name, departed.served, change.now);
         self.put(name, Some(departed));
         if is.is_none() && (change.is_taken)(&service.host) {
@@ -490,6 +493,7 @@ impl Linger {
         }
         for (name, departed) in self.departed.services.clone() {
             let mut earlier = Departed::of(&departed.service);
+            earlier.returning = departed.returning;
             earlier.served = departed.served.map(|since| since.min(now));
             for departure in departed.instances.values() {
                 earlier.insert(Departure {
