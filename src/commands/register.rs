@@ -22,7 +22,7 @@ use super::{Logs, flags::Flags};
 use crate::{
     config::{Problems, value},
     model::Weight,
-    registry::{name, reason::Reason},
+    registry::{FormatChoice, Stat, format::Znode, name, reason::Reason},
     shutdown::Signals,
     zookeeper::{
         Security,
@@ -31,10 +31,11 @@ use crate::{
 };
 
 const EXAMPLES: &str = "\
-The znode is ROOT/SERVICE/IP:PORT. It goes when this process ends; after a lost session it is written
-again. With a COMMAND, the command is started, registered while it runs, deregistered before it is
-stopped with SIGTERM (SIGKILL after 10 s), and its exit status is passed on. SIGKILL (kill -9) of
-this process itself leaves COMMAND running; its znode goes when the session expires.
+The znode is ROOT/SERVICE/IP:PORT. It goes when this process ends. After a lost session it is created
+again with the data that it had last: a weight that somebody else wrote into it stays. With a COMMAND,
+the command is started, registered while it runs, deregistered before it is stopped with SIGTERM
+(SIGKILL after 10 s), and its exit status is passed on. SIGKILL (kill -9) of this process itself leaves
+COMMAND running; its znode goes when the session expires.
 
 Examples:
   meshkeeper register --zookeeper 127.0.0.1:2181 --service orders --address 10.0.0.7:8080
@@ -184,10 +185,18 @@ impl Checked {
             service: self.service,
             id: address.to_string(),
             data: payload(address, self.data).into_bytes(),
+            check,
             session_timeout: self.session_timeout,
             security: self.security,
         })
     }
+}
+
+/// Whether a server would take the data.
+fn check(name: &str, data: &[u8]) -> Result<(), String> {
+    let znode = Znode::new(name, data, Stat::default());
+    let decoded = FormatChoice::Auto.decode(&znode);
+    decoded.map(drop).map_err(|rejected| rejected.reason)
 }
 
 /// The simple JSON form.
