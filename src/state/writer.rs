@@ -3,7 +3,7 @@
 //! It refuses to know what is in them. Encoding and writing are done on a thread for blocking work; changes
 //! that come meanwhile are written together. Invariant: the last picture is written at the end; between two
 //! writes lie [`PAUSE`] and twenty times what the last one took; a write that fails is told of once, and tried
-//! again.
+//! again, as is the lock that another process holds.
 
 use std::{
     convert::Infallible,
@@ -21,7 +21,7 @@ use tracing::{info, warn};
 
 use super::{
     Identity, Picture,
-    file::{self, Place},
+    file::{self, Lock, Place},
 };
 use crate::registry::guard::Time;
 
@@ -86,6 +86,8 @@ pub struct Writer {
     place: Place,
     metrics: Metrics,
     pictures: watch::Receiver<Option<Picture>>,
+    /// Without it another process writes the state.
+    lock: Option<Lock>,
     failed: bool,
 }
 
@@ -105,6 +107,7 @@ impl Writer {
             identity,
             metrics,
             pictures,
+            lock: None,
             failed: false,
         }
     }
@@ -112,6 +115,8 @@ impl Writer {
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Infallible> {
         let mut next = Instant::now();
         let mut touch = Instant::now() + TOUCH;
+        // Another writer is worth a warning before there is anything to write.
+        self.lock().await;
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -148,6 +153,9 @@ impl Writer {
         let Some(picture) = picture else {
             return;
         };
+        if !self.lock().await {
+            return;
+        }
         let (identity, directory) = (self.identity.clone(), self.directory.clone());
         let written = tokio::task::spawn_blocking(move || {
             file::write(&directory, &identity, now(), &picture)
@@ -168,6 +176,20 @@ impl Writer {
             Ok(Err(error)) => self.fail(&error.to_string()),
             Err(error) => self.fail(&error.to_string()),
         }
+    }
+
+    /// Whether this process may write.
+    async fn lock(&mut self) -> bool {
+        if self.lock.is_some() {
+            return true;
+        }
+        let place = self.place.clone();
+        match tokio::task::spawn_blocking(move || place.lock()).await {
+            Ok(Ok(lock)) => self.lock = Some(lock),
+            Ok(Err(error)) => self.fail(&error.to_string()),
+            Err(error) => self.fail(&error.to_string()),
+        }
+        self.lock.is_some()
     }
 
     fn fail(&mut self, error: &str) {
