@@ -386,6 +386,21 @@ async fn clients_that_never_ask_are_cut_off_and_block_others_only_that_long() {
 }
 
 #[tokio::test]
+async fn clients_that_never_ask_make_room_for_those_who_do() {
+    let limits = Limits {
+        connections: 2,
+        head: Duration::from_secs(60),
+        ..Limits::default()
+    };
+    let admin = Admin::within(limits).await;
+    let silent: Vec<_> = (0..8).map(|_| connect(admin.address)).collect();
+    assert_eq!(admin.get("/livez").await.0, 200);
+    for client in silent.into_iter().take(6) {
+        ended(client).await;
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_never_reads_is_cut_off() {
     let limits = Limits {
         whole: Duration::from_millis(300),

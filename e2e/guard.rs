@@ -236,7 +236,9 @@ async fn a_root_that_is_deleted_below_a_small_registry_takes_no_endpoint_along()
         tree.write_persistent("orders", &format!("i{at}"), data.as_bytes())
             .await;
     }
-    let server = MeshKeeper::start(&zookeeper.connect()).await;
+    // Whoever may be at these addresses.
+    let unprobed = "guard: {probe: false}";
+    let server = MeshKeeper::start_configured(&zookeeper.connect(), unprobed).await;
     let all = server.addresses("orders").await;
     assert_eq!(all.len(), 3);
     for at in 1..=3 {
@@ -355,8 +357,13 @@ fn identity(connect: &str) -> meshkeeper::state::Identity {
         name: "main".to_owned(),
         connect: connect.to_owned(),
         root: "/services".to_owned(),
-        format: format!("{} {}", FormatChoice::Auto, FormatChoice::Auto.layout()),
+        format: format(),
     }
+}
+
+/// As the state on disk names the format that is found out.
+pub fn format() -> String {
+    format!("{} {}", FormatChoice::Auto, FormatChoice::Auto.layout())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -423,6 +430,33 @@ async fn a_broken_state_is_told_of_and_zookeeper_believed() {
     );
     assert!(server.log().contains("checksum"), "{}", server.log());
     assert!(server.folder().join("state/main.state.bad").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_server_on_one_directory_says_so_and_writes_once_the_first_has_ended() {
+    let zookeeper = ZooKeeper::start();
+    let tree = Tree::connect(&zookeeper).await;
+    tree.write_persistent("orders", "a", b"10.0.0.1:80").await;
+    let sections = "state: {directory: $FOLDER/state}";
+    let mut first = MeshKeeper::start_configured(&zookeeper.connect(), sections).await;
+    let directory = first.folder().join("state");
+    let sections = format!("state: {{directory: {}}}", directory.display());
+    let second = MeshKeeper::start_configured(&zookeeper.connect(), &sections).await;
+    until("the second one warns", async || {
+        (second.log())
+            .contains("another MeshKeeper (process ")
+            .then_some(())
+    })
+    .await;
+    assert_eq!(second.addresses("orders").await, ["10.0.0.1:80"]);
+    assert!(!first.log().contains("WARN"), "{}", first.log());
+    assert_eq!(first.terminate().await, Some(0));
+    until("the second one writes", async || {
+        (second.log())
+            .contains("the state can be written again")
+            .then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,6 +14,7 @@ mod introspection;
 mod limits;
 mod mesh;
 mod on_demand;
+mod probes;
 mod proxyless;
 mod registries;
 mod rendering;

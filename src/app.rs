@@ -10,8 +10,7 @@ mod states;
 use std::{convert::Infallible, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use imbl::OrdSet;
-use rustix::process::{Resource as Limit, Rlimit, getrlimit, setrlimit};
+use nix::sys::resource::{Resource as Limit, getrlimit, setrlimit};
 use tokio::{
     net::{TcpListener, TcpSocket},
     runtime::{self, Handle, Runtime},
@@ -29,7 +28,9 @@ use self::{
 use crate::{
     admin::{self, Sources},
     config::{self, Config},
-    publish::{Order, Publisher, Readers},
+    places::Places,
+    probe,
+    publish::{Inputs, Order, Publisher, Reach, Readers},
     readiness::Readiness,
     registry::{self, Catalog, Layout},
     resolve,
@@ -57,8 +58,14 @@ pub const DRAIN: Duration = Duration::from_secs(10);
 /// Batches that wait for the publisher; the watcher stops reading when it is full.
 const BATCHES: usize = 64;
 
+/// Addresses that are probed at once, at most.
+const PROBES: usize = 128;
+
 /// Rounds of answers of the resolver that wait for the publisher.
 const RESOLUTIONS: usize = 4;
+
+/// Reports of addresses that refuse connections that wait for the publisher.
+const REFUSALS: usize = 4;
 
 /// Connections that wait to be taken in; the kernel takes what it allows of it. The usual 128 is soon
 /// full when a fleet comes back, and who finds it full tries again after a second, then two, then four.
@@ -187,7 +194,7 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
         thread: &registry_thread,
         stop: &stop,
     }
-    .start(publisher, readers.hosts.clone(), &mut tasks)?;
+    .start(publisher, &readers, &mut tasks)?;
     let context = Context {
         fanout: Fanout::new(readers.snapshots.clone()),
         clients: clients.clone(),
@@ -202,9 +209,10 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
     // The admin port is there until the last stream has ended, so that probes see the end coming.
     let drained = CancellationToken::new();
     let admin_stop = drained.clone();
+    let places = Places::new(open_files() - reserved_files());
     tasks.spawn("xds", async move {
         let _drained = drained.drop_guard();
-        xds::server::serve(xds_listener, context, routes).await
+        xds::server::serve(xds_listener, context, routes, places).await
     });
     let reporter = Reporter {
         watched,
@@ -242,11 +250,12 @@ struct Mirroring<'a> {
 }
 
 impl Mirroring<'_> {
-    /// Watches every registry, looks host names up and publishes; how the registries stand.
+    /// Watches every registry, looks host names up, probes held instances and publishes; returns the states of
+    /// the registries.
     fn start(
         self,
         mut publisher: Publisher,
-        hosts: watch::Receiver<OrdSet<Arc<str>>>,
+        readers: &Readers,
         tasks: &mut Tasks,
     ) -> Result<Vec<Watched>, Error> {
         let metrics = zookeeper::Metrics::register(self.metrics)?;
@@ -273,18 +282,56 @@ impl Mirroring<'_> {
         let look_ups = resolve::run(
             self.config.dns.refresh,
             resolve::Metrics::register(self.metrics)?,
-            hosts,
+            readers.hosts.clone(),
             resolutions,
             self.stop.clone(),
         );
         // Look-ups that hang end with this thread's runtime, which nobody waits for.
         tasks.spawn_on(self.thread, "resolver", look_ups);
+        let refused = self.probe(&mut publisher, readers, tasks)?;
+        let inputs = Inputs {
+            batches,
+            resolved,
+            refused,
+        };
         let wait = self.config.state.wait;
         tasks.spawn_on(self.thread, "publish", async move {
-            publisher.run(batches, resolved, wait).await;
+            publisher.run(inputs, wait).await;
             Ok::<_, Infallible>(())
         });
         Ok(watched)
+    }
+
+    /// Probes what is held, if that is configured.
+    fn probe(
+        &self,
+        publisher: &mut Publisher,
+        readers: &Readers,
+        tasks: &mut Tasks,
+    ) -> Result<mpsc::Receiver<Vec<SocketAddr>>, Error> {
+        let (refusals, refused) = mpsc::channel(REFUSALS);
+        let metrics = probe::Metrics::register(self.metrics)?;
+        if self.config.guard.probe {
+            for (at, registry) in self.config.registries.iter().enumerate() {
+                let is_local = zookeeper::is_loopback(&registry.connect);
+                publisher.probe(
+                    at,
+                    if is_local {
+                        Reach::Local
+                    } else {
+                        Reach::Remote
+                    },
+                );
+            }
+        }
+        // Each takes two file descriptors.
+        let at_once = (reserved_files() / 8).clamp(1, PROBES);
+        let (probed, stop) = (readers.probed.clone(), self.stop.clone());
+        tasks.spawn(
+            "probe",
+            probe::run(at_once, metrics, probed, refusals, stop),
+        );
+        Ok(refused)
     }
 }
 
@@ -295,16 +342,23 @@ impl App {
     }
 }
 
-/// Each client takes a descriptor, and the usual soft limit of 1,024 is one of another time.
+/// Each client takes a file descriptor, and the usual soft limit is 1,024.
 fn raise_open_files() {
-    let limit = getrlimit(Limit::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
-    if let Err(error) = setrlimit(Limit::Nofile, raised) {
-        warn!(%error, limit = ?limit.current, "the limit of open files stays as it is");
+    let raised = getrlimit(Limit::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Limit::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        warn!(%error, "cannot raise RLIMIT_NOFILE");
     }
+}
+
+fn open_files() -> usize {
+    let soft = getrlimit(Limit::RLIMIT_NOFILE).map_or(1_024, |(soft, _)| soft);
+    usize::try_from(soft).unwrap_or(usize::MAX)
+}
+
+/// File descriptors that no xDS client gets: for the admin port, ZooKeeper, probes, look-ups and files.
+fn reserved_files() -> usize {
+    (open_files() / 2).min(1_024)
 }
 
 fn listen(place: Place, address: SocketAddr) -> Result<TcpListener, Error> {

@@ -7,11 +7,13 @@
 
 mod alarms;
 mod hosts;
+mod probes;
 mod record;
 mod rejections;
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -25,8 +27,8 @@ use tokio::{
 use tokio_stream::{StreamMap, wrappers::ReceiverStream};
 use tracing::{debug, info, warn};
 
-pub use self::record::Record;
-use self::{hosts::Hosts, rejections::Rejections};
+use self::{hosts::Hosts, probes::Probes, rejections::Rejections};
+pub use self::{probes::Reach, record::Record};
 use crate::{
     registry::{self, Batch, Catalog, Changes, Former, Guarded, Picture, Touched, catalog::join},
     resolve::Resolved,
@@ -60,6 +62,18 @@ pub struct Publisher {
     registry: watch::Sender<Picture>,
     resources: watch::Sender<Arc<Snapshots>>,
     hosts: Hosts,
+    probes: Probes,
+}
+
+/// What the publisher reads.
+#[derive(Debug)]
+pub struct Inputs {
+    /// One for each registry, in the order of the configuration.
+    pub batches: Vec<mpsc::Receiver<Batch>>,
+    /// The addresses of [`Readers::hosts`].
+    pub resolved: mpsc::Receiver<Vec<Resolved>>,
+    /// Those of [`Readers::probed`] that refuse connections.
+    pub refused: mpsc::Receiver<Vec<SocketAddr>>,
 }
 
 /// What an operator wants: to let go what is held of one service or all, in one registry or all.
@@ -76,6 +90,8 @@ enum Step {
     Batch(usize, Batch),
     /// What became of host names.
     Resolved(Vec<Resolved>),
+    /// These addresses refuse connections.
+    Refused(Vec<SocketAddr>),
     /// Something changes by time alone.
     Time,
     Restored,
@@ -90,6 +106,8 @@ pub struct Readers {
     pub orders: mpsc::Sender<Order>,
     /// The host names to look up.
     pub hosts: watch::Receiver<OrdSet<Arc<str>>>,
+    /// The addresses to probe.
+    pub probed: watch::Receiver<OrdSet<SocketAddr>>,
 }
 
 impl Publisher {
@@ -103,11 +121,13 @@ impl Publisher {
         let (order, orders) = mpsc::channel(ORDERS);
         let snapshots_now = Snapshots::default();
         let (hosts, wanted) = Hosts::new();
+        let (probes, probed) = Probes::new();
         let readers = Readers {
             registry: registry_reader,
             snapshots,
             orders: order,
             hosts: wanted,
+            probed,
         };
         let publisher = Self {
             catalog,
@@ -121,6 +141,7 @@ impl Publisher {
             registry,
             resources,
             hosts,
+            probes,
         };
         (publisher, readers)
     }
@@ -135,22 +156,26 @@ impl Publisher {
         self.records.insert(registry, record);
     }
 
-    /// Runs until nobody sends batches any more. There is one receiver for each registry, in the
-    /// order of the configuration. `resolved` tells what became of [`Readers::hosts`]. What was
-    /// restored is served after `wait`.
-    pub async fn run(
-        mut self,
-        batches: Vec<mpsc::Receiver<Batch>>,
-        mut resolved: mpsc::Receiver<Vec<Resolved>>,
-        wait: Duration,
-    ) {
+    /// Has the held instances of the registry at that place probed.
+    pub fn probe(&mut self, registry: usize, reach: Reach) {
+        self.probes.add(registry, reach);
+    }
+
+    /// Runs until all senders of batches are gone. What was restored is served after `wait`.
+    pub async fn run(mut self, inputs: Inputs, wait: Duration) {
+        let Inputs {
+            batches,
+            mut resolved,
+            mut refused,
+        } = inputs;
         let streams = batches.into_iter().map(ReceiverStream::new);
         let mut batches: Batches = streams.enumerate().collect();
         self.restored_due = Some(time::Instant::now() + wait);
-        while let Some(step) = self.next(&mut batches, &mut resolved).await {
+        while let Some(step) = (self.next(&mut batches, &mut resolved, &mut refused)).await {
             match step {
                 Step::Batch(registry, batch) => self.take_in(Some((registry, batch)), &mut batches),
                 Step::Resolved(all) => self.resolve(&all),
+                Step::Refused(all) => self.remove_refused(&all),
                 Step::Time => self.take_in(None, &mut batches),
                 Step::Restored => self.serve_restored(),
                 Step::Order(order) => self.obey(order),
@@ -162,11 +187,13 @@ impl Publisher {
         &mut self,
         batches: &mut Batches,
         resolved: &mut mpsc::Receiver<Vec<Resolved>>,
+        refused: &mut mpsc::Receiver<Vec<SocketAddr>>,
     ) -> Option<Step> {
         loop {
             tokio::select! {
                 batch = batches.next() => return batch.map(|(at, batch)| Step::Batch(at, batch)),
                 Some(resolved) = resolved.recv() => return Some(Step::Resolved(resolved)),
+                Some(refused) = refused.recv() => return Some(Step::Refused(refused)),
                 () = until(self.catalog.due()) => return Some(Step::Time),
                 () = self.hosts.due() => return Some(Step::Time),
                 () = at(self.restored_due) => return Some(Step::Restored),
@@ -231,6 +258,19 @@ impl Publisher {
         }
     }
 
+    /// Removes the held instances at addresses that refuse connections.
+    fn remove_refused(&mut self, addresses: &[SocketAddr]) {
+        let (mut removed, mut changes) = (0, Changes::new());
+        for (registry, refused) in self.probes.of(addresses) {
+            let (count, changed) = self.catalog.refused(registry, &refused, now());
+            removed += count;
+            join(&mut changes, changed);
+        }
+        if removed > 0 {
+            self.publish_now(changes);
+        }
+    }
+
     fn obey(&mut self, order: Order) {
         let (registry, service) = (order.registry.as_deref(), order.service.as_deref());
         let (released, changes) = self.catalog.release(registry, service, now());
@@ -252,10 +292,12 @@ impl Publisher {
         }
         for (at, registry) in self.catalog.registries().iter().enumerate() {
             self.metrics.show(registry);
+            self.probes.follow(at, registry.holds());
             if let Some(record) = self.records.get_mut(&at) {
                 record.draw(registry);
             }
         }
+        self.probes.send();
         self.registry.send_replace(picture);
         // Last: the log is in nobody's way.
         for (registry, notice) in &notices {

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use crate::registry::layout::Layout;
 
 pub use self::{
-    connect_string::{check_connect, check_root, check_secure_connect},
+    connect_string::{check_connect, check_root, check_secure_connect, is_loopback},
     load::{LoadError, Loaded, load},
     metrics::Metrics,
     security::Security,

@@ -1,7 +1,8 @@
 //! The sockets of the admin server: a bounded number of connections, each for a bounded time.
 //!
-//! It refuses to know the pages. Every connection carries one request, so that an idle one can be
-//! told from a busy one by its age alone; operators and probes ask rarely enough for that.
+//! It does not know the pages. Every connection carries one request, so that an idle one can be
+//! told from a busy one by its age alone; operators and probes ask rarely enough for that. When all places are
+//! taken, the oldest connection gives up its own: whoever opens many of them, or reads slowly, keeps no probe out.
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
@@ -18,7 +19,6 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -29,6 +29,7 @@ use super::{
     api::Refusal,
     holds::{Ends, allowed},
 };
+use crate::places::{Place, Places};
 
 /// What serving may cost.
 #[derive(Clone, Copy, Debug)]
@@ -77,13 +78,17 @@ pub async fn serve_within(
     limits: Limits,
 ) {
     let router = super::router(sources);
-    let open = Arc::new(Semaphore::new(limits.connections));
+    let places = Places::new(limits.connections);
     let tracker = TaskTracker::new();
-    while let Some((stream, permit)) = accept(&listener, &open, &stop).await {
+    while let Some((stream, place)) = accept(&listener, &places, &stop).await {
         let connection = connection(stream, router.clone(), limits);
         tracker.spawn(async move {
-            connection.await;
-            drop(permit);
+            tokio::select! {
+                () = connection => {}
+                () = place.lost().cancelled() => {
+                    tracing::debug!("an admin connection made room for a new one");
+                }
+            }
         });
     }
     drop(listener);
@@ -94,14 +99,17 @@ pub async fn serve_within(
 /// `None` when it is asked to stop.
 async fn accept(
     listener: &TcpListener,
-    open: &Arc<Semaphore>,
+    places: &Arc<Places>,
     stop: &CancellationToken,
-) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, Place)> {
     let next = async {
-        let permit = Arc::clone(open).acquire_owned().await.ok()?;
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => return Some((stream, permit)),
+                Ok((stream, _)) => {
+                    if let Some(place) = places.take() {
+                        return Some((stream, place));
+                    }
+                }
                 Err(error) => {
                     tracing::debug!(%error, "cannot accept an admin connection");
                     sleep(ACCEPT_PAUSE).await;

@@ -23,6 +23,8 @@ pub struct Guard {
     #[serde(serialize_with = "duration")]
     pub hold_for: Duration,
     pub degraded: bool,
+    /// Held instances whose addresses refuse connections are removed.
+    pub probe: bool,
 }
 
 /// Where the last good state is kept.
@@ -47,6 +49,7 @@ impl Guard {
             minimum,
             hold_for,
             degraded,
+            probe: _,
         } = *self;
         guard::Config {
             enabled,
@@ -79,6 +82,7 @@ impl Default for Guard {
             minimum,
             hold_for,
             degraded,
+            probe: true,
         }
     }
 }

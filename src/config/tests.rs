@@ -24,7 +24,7 @@ mesh:
   domainSuffix: mesh
   onDemand: false
   loadBalancing: weightedRandom
-guard: { enabled: true, window: 10s, serviceShare: 0.5, registryShare: 0.3, minimum: 5, holdFor: 1h, degraded: false }
+guard: { enabled: true, window: 10s, serviceShare: 0.5, registryShare: 0.3, minimum: 5, holdFor: 1h, degraded: false, probe: true }
 state: { wait: 5s }
 "#;
 

@@ -164,6 +164,23 @@ impl Catalog {
         (released, self.merge(all))
     }
 
+    /// Removes held instances of the registry at that place of the configuration, since their addresses refuse
+    /// connections; returns how many there were.
+    pub fn refused(
+        &mut self,
+        registry: usize,
+        refused: &guard::Refused,
+        now: i64,
+    ) -> (usize, Changes) {
+        let mut removed = 0;
+        let changes = self.change(registry, now, Cause::Probe, |registry| {
+            let (count, changes) = registry.refused(refused);
+            removed = count;
+            changes
+        });
+        (removed, self.merge(changes))
+    }
+
     /// What operators should hear of the guards since the last call, by the registries' names. It is
     /// written down as of `now`.
     pub fn take_notices(&mut self, now: i64) -> Vec<(Arc<str>, Notice)> {

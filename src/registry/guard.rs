@@ -56,6 +56,9 @@ pub type Time = i64;
 
 pub type Services = OrdMap<Arc<str>, Arc<Service>>;
 
+/// Instances whose addresses refuse connections, by service.
+pub type Refused = BTreeMap<Arc<str>, BTreeSet<Socket>>;
+
 /// When a loss is too great.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -213,6 +216,20 @@ impl Guard {
             }
         }
         self.end(ended, Ending::Released)
+    }
+
+    /// Removes the held instances whose addresses refuse connections, by service. Instances that are not held
+    /// are left alone.
+    pub fn refused(&mut self, refused: &Refused) -> Changes {
+        let mut ended = BTreeMap::<_, BTreeSet<_>>::new();
+        for (name, sockets) in refused {
+            for socket in sockets {
+                if self.holds.remove(name, *socket) {
+                    ended.entry(Arc::clone(name)).or_default().insert(*socket);
+                }
+            }
+        }
+        self.end(ended, Ending::Refused)
     }
 
     /// Goes on holding what a former process held: by service as many as there were, and the instances with

@@ -197,6 +197,13 @@ impl Guarded {
         (before - self.guard.holds().held(), changes)
     }
 
+    /// Removes the held instances whose addresses refuse connections; returns how many there were.
+    pub fn refused(&mut self, refused: &guard::Refused) -> (usize, Changes) {
+        let before = self.guard.holds().held();
+        let changes = self.guard.refused(refused);
+        (before - self.guard.holds().held(), changes)
+    }
+
     /// What is published of the registry; costs nothing.
     pub fn view(&self) -> View {
         View {

@@ -80,6 +80,8 @@ pub enum Cause {
     Resolution,
     /// It was gone before and held, until somebody said that it may go.
     Operator,
+    /// It was gone before and held, until its address refused a connection.
+    Probe,
     /// It was gone before and held, until as many were there again or its time was over.
     Hold,
 }
@@ -146,7 +148,7 @@ impl Journal {
                 let service = Arc::clone(name);
                 let held = holds.get(name, socket).is_some() && after.is_none();
                 let cause = match cause {
-                    Cause::Operator => cause,
+                    Cause::Operator | Cause::Probe => cause,
                     _ if held => Cause::Hold,
                     _ => cause,
                 };
@@ -289,6 +291,7 @@ fn guarded(notice: &Notice) -> String {
                 Ending::Returned => "as many are registered as there were",
                 Ending::Expired => "the time of the hold is over",
                 Ending::Released => "an operator released it",
+                Ending::Refused => "the addresses refuse connections",
             };
             format!("{why}; {removed} instances were removed by that")
         }
@@ -315,6 +318,7 @@ fn removed(old: &Instance, cause: Cause) -> String {
         Cause::Resolution => "its host name does not resolve to this address any more".to_owned(),
         Cause::Comparison | Cause::Audit => gone + found(cause),
         Cause::Operator => gone + "; it was held, and an operator let it go",
+        Cause::Probe => gone + "; it was held, and its address refused a connection",
         Cause::Hold => gone + "; it was held, and the hold is over",
     }
 }
@@ -324,7 +328,7 @@ fn found(cause: Cause) -> &'static str {
         Cause::Comparison => "; found by comparing all with ZooKeeper",
         Cause::Audit => "; found by the audit, no watch had told",
         Cause::Resolution => "; its host name resolves to this address now",
-        Cause::Watch | Cause::Time | Cause::Operator | Cause::Hold => "",
+        Cause::Watch | Cause::Time | Cause::Operator | Cause::Probe | Cause::Hold => "",
     }
 }
 

@@ -3,6 +3,8 @@
 //! Pure; knows no client. The rules are ZooKeeper's own (`PathUtils`, `ConnectStringParser`), and
 //! those of the client library where it is stricter.
 
+use std::net::IpAddr;
+
 use rustls::pki_types::ServerName;
 
 /// A connect string taken apart.
@@ -48,6 +50,15 @@ pub fn check_connect(connect: &str) -> Result<(), String> {
 /// As [`check_connect`], for servers that are spoken to in TLS.
 pub fn check_secure_connect(connect: &str) -> Result<(), String> {
     parse(connect)?.check_names()
+}
+
+/// Whether every server of a connect string is on this machine's loopback interface.
+pub fn is_loopback(connect: &str) -> bool {
+    let is_loopback = |(host, _): &(String, u16)| {
+        let ip = host.parse::<IpAddr>().map(|ip| ip.to_canonical());
+        host.eq_ignore_ascii_case("localhost") || ip.is_ok_and(|ip| ip.is_loopback())
+    };
+    parse(connect).is_ok_and(|address| address.servers.iter().all(is_loopback))
 }
 
 /// `Err` names what is wrong in `root` and how it should read.

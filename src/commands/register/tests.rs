@@ -1,6 +1,6 @@
 use anyhow::Context;
 use clap::Parser;
-use rustix::process::test_kill_process;
+use nix::sys::signal::kill;
 use tokio::time::sleep;
 
 use super::*;
@@ -162,11 +162,11 @@ async fn a_signal_deregisters_before_the_command_is_stopped() {
     let hold = |stop: CancellationToken| async move {
         sender.send("SIGTERM").await?;
         stop.cancelled().await;
-        test_kill_process(pid).context("the command was stopped first")
+        kill(pid, None).context("the command was stopped first")
     };
     let code = supervise(hold, Some(child), signals).await.unwrap();
     is(code, 128 + 15);
-    assert!(test_kill_process(pid).is_err());
+    assert!(kill(pid, None).is_err());
 }
 
 #[tokio::test]
@@ -184,7 +184,7 @@ async fn a_registration_that_fails_stops_the_command() {
     let hold = |_| async { Err(anyhow!("not authorized")) };
     let error = supervise(hold, Some(child), signals).await.unwrap_err();
     assert_eq!(error.to_string(), "not authorized");
-    assert!(test_kill_process(pid).is_err());
+    assert!(kill(pid, None).is_err());
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ impl Checker<'_> {
             "minimum",
             "holdFor",
             "degraded",
+            "probe",
         ];
         let section = self.subsection(part, &keys);
         let or = Guard::default();
@@ -28,6 +29,7 @@ impl Checker<'_> {
             minimum: self.value(section.get("minimum"), value::count, or.minimum),
             hold_for: self.value(section.get("holdFor"), value::guard_time, or.hold_for),
             degraded: self.switch(section.get("degraded"), or.degraded),
+            probe: self.switch(section.get("probe"), or.probe),
         }
     }
 }

@@ -48,4 +48,6 @@ pub enum Ending {
     Returned,
     Expired,
     Released,
+    /// Nothing listens at their addresses: they refuse connections.
+    Refused,
 }

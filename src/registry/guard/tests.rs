@@ -456,6 +456,38 @@ fn what_was_last_known_before_that_is_believed_to_be_gone_unless_all_is() {
 }
 
 #[test]
+fn held_instances_whose_addresses_refuse_connections_are_removed_and_the_others_stay() {
+    let mut rig = Rig::with(10);
+    rig.drop("orders", 1..=6);
+    rig.guard.take_notices();
+    let socket = |port| (IpAddr::from([10, 0, 0, 1]), port);
+    // Among them one that is registered, one that never was, and a service that is not held.
+    let sockets: BTreeSet<_> = [1, 2, 9, 99].map(socket).into();
+    let refused = [
+        ("orders".into(), sockets),
+        ("users".into(), [socket(3)].into()),
+    ];
+    let gone = rig.guard.refused(&refused.into());
+    let touched = Touched::Some([1, 2].map(socket).into());
+    assert_eq!(gone, [("orders".into(), touched)].into());
+    assert_eq!(rig.published("orders"), [3, 4, 5, 6, 7, 8, 9, 10]);
+    assert!(rig.guard.take_notices().is_empty(), "the hold goes on");
+
+    let rest = [("orders".into(), (3..=6).map(socket).collect())];
+    rig.guard.refused(&rest.into());
+    assert_eq!(rig.published("orders"), [7, 8, 9, 10]);
+    let ended = Notice::Ended {
+        scope: Scope::Registry,
+        how: Ending::Refused,
+        removed: 6,
+    };
+    assert_eq!(rig.guard.take_notices(), [ended]);
+    // The loss is accepted: the next one that goes is not held.
+    rig.drop("orders", [7]);
+    assert_eq!(rig.held(), 0);
+}
+
+#[test]
 fn a_hold_is_resumed_as_it_was() {
     let mut rig = Rig::with(5);
     let service = Arc::clone(&rig.mirrored["orders"]);
