@@ -121,13 +121,13 @@ impl Publisher {
         let (order, orders) = mpsc::channel(ORDERS);
         let snapshots_now = Snapshots::default();
         let (hosts, wanted) = Hosts::new();
-        let (probes, probed) = Probes::new();
+        let (probes, addresses) = Probes::new();
         let readers = Readers {
             registry: registry_reader,
             snapshots,
             orders: order,
             hosts: wanted,
-            probed,
+            probed: addresses,
         };
         let publisher = Self {
             catalog,
@@ -262,9 +262,9 @@ impl Publisher {
     fn remove_refused(&mut self, addresses: &[SocketAddr]) {
         let (mut removed, mut changes) = (0, Changes::new());
         for (registry, refused) in self.probes.of(addresses) {
-            let (count, changed) = self.catalog.refused(registry, &refused, now());
+            let (count, of_registry) = self.catalog.refused(registry, &refused, now());
             removed += count;
-            join(&mut changes, changed);
+            join(&mut changes, of_registry);
         }
         if removed > 0 {
             self.publish_now(changes);
