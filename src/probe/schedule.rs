@@ -144,13 +144,15 @@ impl Schedule {
     }
 
     /// The lanes from which an address may be probed now, in their order.
-    fn open(&self) -> impl Iterator<Item = Lane> {
+    fn open(&self) -> impl Iterator<Item = Lane> + use<> {
         let full = self.probes.len() >= self.at_once;
-        let silent = self.running[Lane::Silent as usize] >= self.at_once.div_ceil(2);
-        let lanes = [Lane::New, Lane::Answering, Lane::Silent];
-        lanes
-            .into_iter()
-            .filter(move |lane| !full && !(silent && *lane == Lane::Silent))
+        let silent_full = self.running[Lane::Silent as usize] >= self.at_once.div_ceil(2);
+        let lanes: &'static [Lane] = match (full, silent_full) {
+            (true, _) => &[],
+            (false, true) => &[Lane::New, Lane::Answering],
+            (false, false) => &[Lane::New, Lane::Answering, Lane::Silent],
+        };
+        lanes.iter().copied()
     }
 
     fn add(&mut self, address: SocketAddr, now: Instant) {
@@ -298,7 +300,9 @@ mod tests {
                 match step {
                     Step::Want(all) => {
                         wanted = addresses(all);
-                        running.iter_mut().for_each(|(address, valid)| *valid &= wanted.contains(address));
+                        for (address, valid) in &mut running {
+                            *valid &= wanted.contains(address);
+                        }
                         last_answer.retain(|address, _| wanted.contains(address));
                         schedule.want(&wanted, now);
                     }
