@@ -12,6 +12,7 @@ mod hosts;
 mod increments;
 mod introspection;
 mod limits;
+mod losses;
 mod mesh;
 mod on_demand;
 mod proxyless;

@@ -2,6 +2,7 @@
 //! ends with the test.
 
 pub mod backend;
+pub mod clock;
 pub mod dice;
 pub mod discovery;
 pub mod disk;

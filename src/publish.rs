@@ -1,7 +1,6 @@
 //! The loop between the registry and the clients: batches in, snapshots out.
 //!
-//! It refuses to know znodes, payloads and messages; it owns the three machines that do, is their
-//! only writer and tells them the time. Batches that wait are taken together, so a burst is translated
+//! It owns the machines that know znodes, payloads and messages, is their only writer and tells them the time. Batches that wait are taken together, so a burst is translated
 //! once and a quiet registry publishes at once. Invariant: nothing is published before the registry was mirrored
 //! completely, and what is published then shows exactly what the registry shows.
 
@@ -13,7 +12,7 @@ mod rejections;
 use std::{
     collections::BTreeMap,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use futures_util::{FutureExt, StreamExt};
@@ -28,9 +27,13 @@ use tracing::{debug, info, warn};
 pub use self::record::Record;
 use self::{hosts::Hosts, rejections::Rejections};
 use crate::{
-    registry::{self, Batch, Catalog, Changes, Former, Guarded, Picture, Touched, catalog::join},
+    registry::{
+        self, Batch, Catalog, Changes, Former, Guarded, Picture, Touched, catalog::join,
+        guard::Time,
+    },
     resolve::Resolved,
     snapshot::Snapshots,
+    state::clock::now,
     translate::{Translation, Update},
 };
 
@@ -41,8 +44,11 @@ const BATCHES_AT_ONCE: usize = 256;
 /// Orders of operators that wait.
 const ORDERS: usize = 8;
 
-/// How long the clock is trusted to go on evenly.
-const CLOCK: Duration = Duration::from_secs(60);
+/// How often the loop goes round at least, so that a time in which the process stood still is noticed.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// In milliseconds: a longer time between two rounds is one in which nobody looked.
+const STOOD_STILL: Time = 3_000;
 
 /// The single writer of the mirror and of the snapshots.
 #[derive(Debug)]
@@ -56,6 +62,8 @@ pub struct Publisher {
     records: BTreeMap<usize, Record>,
     /// When what was restored is served, if the registries were not seen by then.
     restored_due: Option<time::Instant>,
+    /// When the loop went round last.
+    looked: Option<Time>,
     orders: mpsc::Receiver<Order>,
     registry: watch::Sender<Picture>,
     resources: watch::Sender<Arc<Snapshots>>,
@@ -117,6 +125,7 @@ impl Publisher {
             rejections: Rejections::default(),
             records: BTreeMap::new(),
             restored_due: None,
+            looked: None,
             orders,
             registry,
             resources,
@@ -164,15 +173,35 @@ impl Publisher {
         resolved: &mut mpsc::Receiver<Vec<Resolved>>,
     ) -> Option<Step> {
         loop {
-            tokio::select! {
-                batch = batches.next() => return batch.map(|(at, batch)| Step::Batch(at, batch)),
-                Some(resolved) = resolved.recv() => return Some(Step::Resolved(resolved)),
-                () = until(self.catalog.due()) => return Some(Step::Time),
-                () = self.hosts.due() => return Some(Step::Time),
-                () = at(self.restored_due) => return Some(Step::Restored),
-                Some(order) = self.orders.recv() => return Some(Step::Order(order)),
-                () = self.rejections.due() => self.rejections.tell_count(),
+            let step = tokio::select! {
+                batch = batches.next() => {
+                    let (at, batch) = batch?;
+                    Some(Step::Batch(at, batch))
+                }
+                Some(resolved) = resolved.recv() => Some(Step::Resolved(resolved)),
+                () = until(self.catalog.due()) => Some(Step::Time),
+                () = self.hosts.due() => Some(Step::Time),
+                () = at(self.restored_due) => Some(Step::Restored),
+                Some(order) = self.orders.recv() => Some(Step::Order(order)),
+                () = self.rejections.due() => {
+                    self.rejections.tell_count();
+                    None
+                }
+                () = sleep(BEAT) => None,
+            };
+            self.look();
+            if step.is_some() {
+                return step;
             }
+        }
+    }
+
+    /// Notices that the process stood still.
+    fn look(&mut self) {
+        let now = now();
+        let away = now.time - self.looked.replace(now.time).unwrap_or(now.time);
+        if away > STOOD_STILL {
+            self.catalog.absent(away, now);
         }
     }
 
@@ -316,14 +345,6 @@ impl Publisher {
 
 type Batches = StreamMap<usize, ReceiverStream<Batch>>;
 
-/// Milliseconds since the epoch.
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| {
-        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-    })
-}
-
 async fn at(due: Option<time::Instant>) {
     match due {
         Some(due) => time::sleep_until(due).await,
@@ -331,14 +352,13 @@ async fn at(due: Option<time::Instant>) {
     }
 }
 
-/// Until the clock shows that time; for ever without one.
-async fn until(due: Option<i64>) {
+/// Until the steady clock shows that time; for ever without one.
+async fn until(due: Option<Time>) {
     let Some(due) = due else {
         return std::future::pending().await;
     };
-    // The clock may be set meanwhile, so it is looked at now and then.
-    let wait = u64::try_from(due.saturating_sub(now())).unwrap_or_default();
-    sleep(Duration::from_millis(wait).min(CLOCK)).await;
+    let wait = u64::try_from(due.saturating_sub(now().time)).unwrap_or_default();
+    sleep(Duration::from_millis(wait)).await;
 }
 
 /// A number that log readers can compare, to the microsecond.

@@ -63,6 +63,39 @@ pub struct Config {
     pub shape: Shape,
 }
 
+/// A moment by two clocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// By a clock that is never set: everything that lasts is measured by it.
+    pub time: guard::Time,
+    /// Milliseconds since the epoch, by a clock that may be set at any time: it is shown, and compared with times
+    /// that others wrote.
+    pub wall: i64,
+}
+
+impl Moment {
+    /// What the wall clock shows beyond the other one.
+    pub fn epoch(self) -> i64 {
+        self.wall.saturating_sub(self.time)
+    }
+
+    /// So many milliseconds earlier, by both clocks.
+    #[must_use]
+    pub fn before(self, time: guard::Time) -> Self {
+        Self {
+            time: self.time.saturating_sub(time),
+            wall: self.wall.saturating_sub(time),
+        }
+    }
+}
+
+/// Both clocks show the same.
+impl From<i64> for Moment {
+    fn from(time: i64) -> Self {
+        Self { time, wall: time }
+    }
+}
+
 /// What ZooKeeper says of a znode beside its data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stat {

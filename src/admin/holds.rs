@@ -22,7 +22,7 @@ use super::{
 };
 use crate::registry::{
     Mirrored, Picture,
-    guard::{Held, Hold, Time},
+    guard::{Held, Hold},
 };
 
 /// Both ends of a connection, as far as they are known.
@@ -78,7 +78,12 @@ fn is_here(host: &str) -> bool {
 
 pub async fn holds(State(sources): State<Sources>) -> Answer {
     let picture = sources.registry.borrow().clone();
-    respond(move |body| write_list(body, picture.registries.iter().map(RegistryView::of))).await
+    respond(move |body| {
+        let epoch = picture.epoch;
+        let views = (picture.registries.iter()).map(|mirrored| RegistryView::of(mirrored, epoch));
+        write_list(body, views)
+    })
+    .await
 }
 
 #[derive(Debug, Deserialize)]
@@ -162,48 +167,51 @@ struct HeldView<'a> {
 }
 
 impl<'a> RegistryView<'a> {
-    fn of(mirrored: &'a Mirrored) -> Self {
+    /// The wall clock shows `epoch` beyond the clock that times are measured by.
+    fn of(mirrored: &'a Mirrored, epoch: i64) -> Self {
         let holds = &mirrored.view.holds;
         Self {
             registry: &mirrored.name,
-            since: holds.trip.map(|trip| day(trip.since)),
+            since: holds.trip.map(|trip| day(trip.since + epoch)),
             were: holds.trip.map(|trip| trip.target),
             held: holds.held(),
             services: holds
                 .services
                 .values()
-                .map(|hold| HoldView::of(hold))
+                .map(|hold| HoldView::of(hold, epoch))
                 .collect(),
         }
     }
 }
 
 impl<'a> HoldView<'a> {
-    fn of(hold: &'a Hold) -> Self {
+    fn of(hold: &'a Hold, epoch: i64) -> Self {
         Self {
             name: &hold.service.name,
-            since: day(hold.since),
+            since: day(hold.since + epoch),
             were: hold.target,
-            instances: hold.held.values().map(HeldView::of).collect(),
+            instances: (hold.held.values())
+                .map(|held| HeldView::of(held, epoch))
+                .collect(),
         }
     }
 }
 
 impl<'a> HeldView<'a> {
-    fn of(held: &'a Held) -> Self {
+    fn of(held: &'a Held, epoch: i64) -> Self {
         let instance = &held.instance;
         Self {
             id: instance.id(),
             address: instance.address.to_string(),
             port: instance.port,
             path: instance.origin.path(),
-            since: day(held.since),
+            since: day(held.since + epoch),
         }
     }
 }
 
 /// As RFC 3339 writes it.
-pub(super) fn day(time: Time) -> String {
+pub(super) fn day(time: i64) -> String {
     Timestamp {
         seconds: time.div_euclid(1_000),
         nanos: i32::try_from(time.rem_euclid(1_000) * 1_000_000).unwrap_or_default(),

@@ -16,7 +16,7 @@ use imbl::{OrdMap, OrdSet};
 
 use self::{hosts::Hosts, merged::Merged};
 use super::{
-    Batch, Changes, Config, Former, Guarded, Rejected, Resolution, Restored, View,
+    Batch, Changes, Config, Former, Guarded, Moment, Rejected, Resolution, Restored, View,
     guard::{self, Holds, Notice},
     journal::{Cause, Journal, What},
 };
@@ -31,6 +31,8 @@ pub struct Catalog {
     hosts: Hosts,
     journal: Journal,
     rejections: BTreeMap<String, Rejected>,
+    /// What the wall clock shows beyond the steady one.
+    epoch: i64,
 }
 
 /// What a mesh sees, and what each registry holds. Cloning costs nothing.
@@ -45,6 +47,8 @@ pub struct Picture {
     pub conflicts: OrdMap<Arc<str>, Rejected>,
     /// What happened lately.
     pub journal: Journal,
+    /// What the wall clock shows beyond the clock that times are measured by.
+    pub epoch: i64,
 }
 
 /// One registry for itself.
@@ -71,12 +75,13 @@ impl Catalog {
             hosts: Hosts::default(),
             journal: Journal::default(),
             rejections: BTreeMap::new(),
+            epoch: 0,
         }
     }
 
-    /// Mirrors a batch of the registry at that place of the configuration, told at `now`
-    /// (milliseconds since the epoch).
-    pub fn apply(&mut self, registry: usize, batch: Batch, now: i64) -> Changes {
+    /// Mirrors a batch of the registry at that place of the configuration, told at `now`.
+    pub fn apply(&mut self, registry: usize, batch: Batch, now: impl Into<Moment>) -> Changes {
+        let now = now.into();
         let cause = if batch.complete {
             Cause::Comparison
         } else if batch.audited {
@@ -89,11 +94,20 @@ impl Catalog {
     }
 
     /// What changes by time alone.
-    pub fn tick(&mut self, now: i64) -> Changes {
-        self.each(now, Cause::Time, |registry| registry.tick(now))
+    pub fn tick(&mut self, now: impl Into<Moment>) -> Changes {
+        let now = now.into();
+        self.each(now, Cause::Time, |registry| registry.tick(now.time))
     }
 
-    /// When to tick next, in milliseconds since the epoch.
+    /// Nobody looked at any registry for the last `away` milliseconds: the process stood still.
+    pub fn absent(&mut self, away: guard::Time, now: impl Into<Moment>) {
+        let now = now.into();
+        for registry in &mut self.registries {
+            registry.absent(away, now);
+        }
+    }
+
+    /// When to tick next.
     pub fn due(&self) -> Option<i64> {
         self.registries.iter().filter_map(Guarded::due).min()
     }
@@ -109,22 +123,29 @@ impl Catalog {
     }
 
     /// What a host name resolves to, or why there is nothing. `None` if that is no news.
-    pub fn resolved(&mut self, host: &str, resolution: &Resolution, now: i64) -> Option<Changes> {
+    pub fn resolved(
+        &mut self,
+        host: &str,
+        resolution: &Resolution,
+        now: impl Into<Moment>,
+    ) -> Option<Changes> {
+        let now = now.into();
         let news = self.hosts.learn(host, resolution);
         news.then(|| {
             self.each(now, Cause::Resolution, |registry| {
-                registry.resolved(host, resolution.clone(), now)
+                registry.resolved(host, resolution.clone(), now.time)
             })
         })
     }
 
     /// Begins with what a former process knew of the registry at that place. Nothing was published before.
-    pub fn restore(&mut self, registry: usize, former: Former, now: i64) {
-        let at = registry;
+    pub fn restore(&mut self, registry: usize, former: Former, now: impl Into<Moment>) {
+        let (at, now) = (registry, now.into());
         if let Some(registry) = self.registries.get_mut(at) {
             registry.knows_hosts(self.hosts.known());
             let changes = registry.restore(former, now);
-            self.hosts.ask(at, registry.wanted_hosts(), now);
+            self.hosts.ask(at, registry.wanted_hosts(), now.time);
+            self.epoch = now.epoch();
             self.merge(changes);
         }
     }
@@ -146,8 +167,9 @@ impl Catalog {
         &mut self,
         registry: Option<&str>,
         service: Option<&str>,
-        now: i64,
+        now: impl Into<Moment>,
     ) -> (usize, Changes) {
+        let now = now.into();
         let (mut released, mut all) = (0, Changes::new());
         for at in 0..self.registries.len() {
             let is_meant = |of: &Guarded| registry.is_none_or(|name| *of.name() == *name);
@@ -166,7 +188,8 @@ impl Catalog {
 
     /// What operators should hear of the guards since the last call, by the registries' names. It is
     /// written down as of `now`.
-    pub fn take_notices(&mut self, now: i64) -> Vec<(Arc<str>, Notice)> {
+    pub fn take_notices(&mut self, now: impl Into<Moment>) -> Vec<(Arc<str>, Notice)> {
+        let now = now.into();
         let notices = self.registries.iter_mut().flat_map(|registry| {
             let name = registry.name();
             let notices = registry.take_notices().into_iter();
@@ -175,7 +198,7 @@ impl Catalog {
         let notices: Vec<_> = notices.collect();
         for (registry, notice) in &notices {
             let what = What::Guard(notice.clone());
-            self.journal.record(now, registry, what);
+            self.journal.record(now.wall, registry, what);
         }
         notices
     }
@@ -192,7 +215,7 @@ impl Catalog {
 
     fn each(
         &mut self,
-        now: i64,
+        now: Moment,
         cause: Cause,
         change: impl Fn(&mut Guarded) -> Changes,
     ) -> Changes {
@@ -207,32 +230,34 @@ impl Catalog {
     fn change(
         &mut self,
         registry: usize,
-        now: i64,
+        now: Moment,
         cause: Cause,
         change: impl FnOnce(&mut Guarded) -> Changes,
     ) -> Changes {
         let at = registry;
+        self.epoch = now.epoch();
         let Some(registry) = self.registries.get_mut(at) else {
             return Changes::new();
         };
         let (known, before) = (registry.loaded(), registry.view());
         registry.knows_hosts(self.hosts.known());
         let mut changes = change(registry);
-        self.hosts.ask(at, registry.wanted_hosts(), now);
+        self.hosts.ask(at, registry.wanted_hosts(), now.time);
         let (name, after) = (registry.name(), registry.view());
         if known {
             let views = (&before, &after);
-            self.journal.follow(now, &name, cause, views, &changes);
+            self.journal.follow(now.wall, &name, cause, views, &changes);
         } else if registry.loaded() {
             let services = after.services.len();
-            self.journal.record(now, &name, What::Loaded { services });
+            self.journal
+                .record(now.wall, &name, What::Loaded { services });
         }
         for (path, rejected) in registry.take_rejections() {
             let what = What::Rejected {
                 path: path.clone(),
                 rejected: rejected.clone(),
             };
-            self.journal.record(now, &name, what);
+            self.journal.record(now.wall, &name, what);
             self.rejections.insert(path, rejected);
         }
         if self.registries.len() > 1 {
@@ -253,6 +278,7 @@ impl Catalog {
             registries: self.registries.iter().map(mirrored).collect(),
             conflicts: self.merged.conflicts.clone(),
             journal: self.journal.clone(),
+            epoch: self.epoch,
         }
     }
 

@@ -40,8 +40,8 @@ use self::{
     names::Names,
 };
 use super::{
-    Batch, Changes, Config, Counts, Event, Rejected, Stat, View, format::Znode, layout::Place,
-    name, registration::Registration,
+    Batch, Changes, Config, Counts, Event, Moment, Rejected, Stat, View, format::Znode,
+    layout::Place, name, registration::Registration,
 };
 use crate::model::Source;
 
@@ -60,13 +60,15 @@ pub struct Index {
     bases: BTreeMap<Arc<str>, Base>,
     hosts: Hosts,
     names: Names,
-    /// When znodes have to be looked at again, in milliseconds since the epoch.
+    /// When znodes have to be looked at again.
     due: BTreeSet<(i64, Arc<str>)>,
     view: View,
     /// What was rejected, or for another reason, since they were taken.
     rejections: BTreeMap<String, Rejected>,
     instances: usize,
     loaded: bool,
+    /// What the wall clock shows beyond the steady one.
+    epoch: i64,
     /// The last write that was seen, and when it was by ZooKeeper's clock.
     newest: (i64, i64),
 }
@@ -98,13 +100,17 @@ impl Index {
             rejections: BTreeMap::new(),
             instances: 0,
             loaded: false,
+            epoch: 0,
             newest: (0, 0),
         }
     }
 
-    /// Mirrors a batch that is told at `now` (milliseconds since the epoch). The view may change though
-    /// no service did: origins and rejected znodes.
-    pub fn apply(&mut self, batch: Batch, now: i64) -> Changes {
+    /// Mirrors a batch that is told at `now`. The view may change though no service did: origins and rejected
+    /// znodes.
+    pub fn apply(&mut self, batch: Batch, now: impl Into<Moment>) -> Changes {
+        let now: Moment = now.into();
+        self.epoch = now.epoch();
+        let now = now.time;
         let mut dirty = Dirty::new();
         if batch.stale {
             self.maker.fresh = false;
@@ -134,7 +140,7 @@ impl Index {
         self.settle(dirty)
     }
 
-    /// When to tick next, in milliseconds since the epoch.
+    /// When to tick next.
     pub fn due(&self) -> Option<i64> {
         self.due.first().map(|(due, _)| *due)
     }
@@ -192,6 +198,15 @@ impl Index {
         let entry = (self.bases.get(service)).and_then(|base| base.entries.get(znode));
         let bad = entry.and_then(|entry| entry.bad.as_deref());
         bad.is_some_and(|bad| bad.format != UNREADABLE)
+    }
+
+    /// Whether a znode is there that registers instances, by its path below the root.
+    pub fn is_registered(&self, znode: &str) -> bool {
+        let Place::Instance(service) = self.config.layout.place(znode) else {
+            return false;
+        };
+        let base = self.bases.get(service);
+        base.is_some_and(|base| base.entries.contains_key(znode))
     }
 
     /// Whether the whole tree was seen once. Before that the view has only a part of it.
@@ -288,6 +303,7 @@ impl Index {
             instances,
             alive: None,
             lapsed: false,
+            epoch: self.epoch,
         }))
     }
 

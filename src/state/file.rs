@@ -1,23 +1,22 @@
 //! A state's file: read at the start, replaced as a whole.
 //!
-//! It refuses to know what is in it. A new state goes to a file beside the old one, is forced to the disk,
+//! A new state goes to a file beside the old one, is forced to the disk,
 //! takes the old one's name, and the directory is forced to the disk as well: so whoever opens the name
-//! finds one or the other. The time at which the file was last touched tells until when its state held.
-//! Source: rename(2), fsync(2).
+//! finds one or the other. Only the stamp, which says until when the state was true, is written in place: it is
+//! short and near the beginning, so that it is never half written. Source: rename(2), fsync(2).
 
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use super::{
     Identity, Picture, Restored,
+    clock::Stamp,
     codec::{self, DecodeError},
 };
-use crate::registry::guard::Time;
 
 /// Why there is no state.
 #[derive(Debug, thiserror::Error)]
@@ -81,10 +80,10 @@ impl Place {
         File::open(&self.directory)?.sync_all()
     }
 
-    /// Says that the state still holds.
-    pub fn touch(&self) -> io::Result<()> {
+    /// Says that the state is still true.
+    pub fn touch(&self, stamp: &Stamp) -> io::Result<()> {
         let file = OpenOptions::new().write(true).open(self.path())?;
-        file.set_modified(SystemTime::now())
+        file.write_all_at(&codec::stamp(stamp), codec::STAMP.start as u64)
     }
 
     /// Puts away a file that cannot be used, in place of the last such one.
@@ -100,7 +99,7 @@ impl Place {
 pub fn write(
     directory: &Path,
     identity: &Identity,
-    written: Time,
+    written: &Stamp,
     picture: &Picture,
 ) -> io::Result<usize> {
     let bytes = codec::encode(identity, written, picture);
@@ -112,12 +111,12 @@ pub fn write(
 pub fn read(directory: &Path, identity: &Identity) -> Result<Option<Restored>, Error> {
     let place = Place::new(directory, &identity.name);
     let path = place.path();
-    let (bytes, touched) = match load(&path) {
-        Ok(loaded) => loaded,
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(Error::Read { path, source }),
     };
-    let (of, mut restored) = codec::decode(&bytes).map_err(|source| Error::Decode {
+    let (of, stamp, restored) = codec::decode(&bytes).map_err(|source| Error::Decode {
         path: path.clone(),
         aside: place.set_aside(),
         source,
@@ -129,15 +128,7 @@ pub fn read(directory: &Path, identity: &Identity) -> Result<Option<Restored>, E
             found: format!("{} at {}{} as {}", of.name, of.connect, of.root, of.format),
         });
     }
-    restored.known = restored.known.max(touched);
-    Ok(Some(restored))
-}
-
-fn load(path: &Path) -> io::Result<(Vec<u8>, Time)> {
-    let touched = fs::metadata(path)?.modified()?;
-    let since = touched.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let touched = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
-    Ok((fs::read(path)?, touched))
+    Ok(Some(restored.since(&stamp, &Stamp::now())))
 }
 
 #[cfg(test)]
@@ -154,7 +145,7 @@ mod tests {
     }
 
     fn written(folder: &Path, of: &Identity) {
-        write(folder, of, 7, &Picture::default()).unwrap();
+        write(folder, of, &Stamp::default(), &Picture::default()).unwrap();
     }
 
     #[test]
@@ -165,7 +156,11 @@ mod tests {
         assert!(read(&directory, &main).unwrap().is_none());
         written(&directory, &main);
         let restored = read(&directory, &main).unwrap().unwrap();
-        assert!(restored.known > 1_600_000_000_000, "{}", restored.known);
+        assert!(restored.away > 1_600_000_000_000, "{}", restored.away);
+        let place = Place::new(&directory, "main");
+        place.touch(&Stamp::now()).unwrap();
+        let restored = read(&directory, &main).unwrap().unwrap();
+        assert!(restored.away < 10_000, "{}", restored.away);
         // Members of an ensemble come and go.
         let moved = identity("main", "zk-2:2181,zk-3:2181");
         assert!(read(&directory, &moved).unwrap().is_some());

@@ -118,7 +118,10 @@ fn take(rig: &mut Rig, step: &Step) -> Changes {
         }
     }
     let whole = matches!(step, Step::Clear);
-    rig.tell(Cause { whole, known: None })
+    rig.tell(Cause {
+        whole,
+        ..Cause::default()
+    })
 }
 
 /// What is registered is published as it is, the rest of what is published is held, and `changes` tells of

@@ -54,12 +54,18 @@ pub(super) struct Registered {
     pub alive: Option<i64>,
     /// Its time to live was over, and nothing was written since.
     pub lapsed: bool,
+    /// What the wall clock showed beyond the steady one when the znode was first read: times that others wrote
+    /// are compared by that, so that setting the wall clock later changes no weight.
+    pub epoch: i64,
 }
 
 impl Registered {
     /// It arrives after `past`: if it was written since, it lives from `now` on. Whose clock wrote it
     /// does not matter.
     pub fn arrives(&mut self, past: Option<&Good>, now: i64) {
+        if let Some(Good::Many(many)) = past {
+            self.epoch = many.registered.epoch;
+        }
         match past {
             Some(Good::Many(many)) if many.registered.stat.mzxid == self.stat.mzxid => {
                 self.alive = many.registered.alive;
@@ -115,7 +121,7 @@ impl Maker {
                 let mut instance = self.instance(registered, decoded.clone(), address);
                 instance.weight = weight;
                 if made.lapsed {
-                    instance.health = Health::Disabled("not written within its TTL".into());
+                    instance.health = Health::lapsed();
                 }
                 let part: Part = decoded.part.as_deref().map(Arc::from);
                 let same =
@@ -185,7 +191,10 @@ fn weight(
     now: i64,
 ) -> (Weight, Option<i64>) {
     let (weight, due) = match decoded.warm_up {
-        Some(warm_up) if decoded.weight != Weight::DRAIN => warmed(decoded.weight, warm_up, now),
+        Some(warm_up) if decoded.weight != Weight::DRAIN => {
+            let since = warm_up.since.saturating_sub(registered.epoch);
+            warmed(decoded.weight, WarmUp { since, ..warm_up }, now)
+        }
         _ => (decoded.weight, None),
     };
     let fitting = factors
@@ -320,6 +329,7 @@ pub(super) fn unmade(instance: &Instance) -> Registered {
         instances: vec![decoded],
         alive: None,
         lapsed: false,
+        epoch: 0,
     }
 }
 
