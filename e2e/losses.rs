@@ -31,7 +31,7 @@ async fn served(server: &MeshKeeper, service: &str, count: usize) {
 /// Nothing is held and nothing was said, also once it would have been.
 async fn nothing_held(server: &MeshKeeper) {
     sleep(Duration::from_millis(2_500)).await;
-    assert_eq!(server.metric(HELD).await, Some(0.0));
+    held(server, 0).await;
     assert!(!server.log().contains(ALARM), "{}", server.log());
 }
 
@@ -76,7 +76,7 @@ async fn what_scales_down_while_the_server_is_stopped_or_stands_still_goes_as_if
 {
     let zookeeper = ZooKeeper::start();
     let tree = Tree::connect(&zookeeper).await;
-    for service in ["live", "stopped", "still", "other"] {
+    for service in ["live", "stopped", "still"] {
         persistent(&tree, service, 1..=10).await;
     }
     let mut server = MeshKeeper::start_configured(&zookeeper.connect(), SHORT_WINDOW).await;
@@ -94,13 +94,20 @@ async fn what_scales_down_while_the_server_is_stopped_or_stands_still_goes_as_if
     server.wake().await;
     served(&server, "still", 3).await;
     nothing_held(&server).await;
+}
 
-    // What went at once in a moment without it is held.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_at_once_while_the_server_restarts_is_held() {
+    let zookeeper = ZooKeeper::start();
+    let tree = Tree::connect(&zookeeper).await;
+    persistent(&tree, "orders", 1..=10).await;
+    let sections = "state: {directory: $FOLDER/state}";
+    let mut server = MeshKeeper::start_configured(&zookeeper.connect(), sections).await;
     assert_eq!(server.terminate().await, Some(0));
-    delete(&tree, "other", 1..=7, NO_PAUSE).await;
+    delete(&tree, "orders", 1..=7, NO_PAUSE).await;
     server.restart().await;
     held(&server, 7).await;
-    assert_eq!(server.addresses("other").await.len(), 10);
+    assert_eq!(server.addresses("orders").await.len(), 10);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,6 +148,7 @@ async fn a_small_registry_is_not_emptied_by_a_restart_of_the_ensemble() {
     }
     assert_eq!(server.log().matches(ALARM).count(), 1);
     // They come back.
+    let tree = Tree::connect(&zookeeper).await;
     for (n, service) in ["orders", "users", "carts"].into_iter().enumerate() {
         let address = format!("10.0.0.{n}:80");
         tree.register(service, "again", address.as_bytes()).await;
@@ -251,12 +259,12 @@ async fn one_of_three_processes_with_twenty_interfaces_may_end() {
         }
         processes.push(session);
     }
-    let server = MeshKeeper::start(&zookeeper.connect()).await;
+    let window = "guard: {window: 2s}";
+    let server = MeshKeeper::start_configured(&zookeeper.connect(), window).await;
     served(&server, "s19", 3).await;
     drop(processes.remove(0));
     served(&server, "s19", 2).await;
     nothing_held(&server).await;
-    sleep(Duration::from_secs(8)).await;
     drop(processes.remove(0));
     nothing_held(&server).await;
     for interface in 0..20 {
@@ -330,10 +338,11 @@ async fn a_name_that_resolves_to_fewer_addresses_is_followed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_step_of_the_wall_clock_ends_a_hold_or_lengthens_it() {
     const HOURS: i64 = 3_600;
+    const HOLD: Duration = Duration::from_secs(15);
     let zookeeper = ZooKeeper::start();
     let tree = Tree::connect(&zookeeper).await;
     persistent(&tree, "orders", 1..=10).await;
-    let sections = "guard: {holdFor: 12s}\nstate: {directory: $FOLDER/state}";
+    let sections = "guard: {holdFor: 15s}\nstate: {directory: $FOLDER/state}";
     let mut server = MeshKeeper::start_with_clock(&zookeeper.connect(), sections).await;
     server.set_clock(0);
     let went = std::time::Instant::now();
@@ -349,16 +358,15 @@ async fn no_step_of_the_wall_clock_ends_a_hold_or_lengthens_it() {
         assert_eq!(server.terminate().await, Some(0));
         server.set_clock(step);
         server.restart().await;
-        assert_eq!(server.metric(HELD).await, Some(6.0), "{step}");
+        let held = server.metric(HELD).await;
+        assert!(
+            held == Some(6.0) || went.elapsed() > HOLD,
+            "{step}: {held:?}"
+        );
     }
-    assert!(
-        went.elapsed() < Duration::from_secs(12),
-        "the machine is too slow"
-    );
     held(&server, 0).await;
     let lasted = went.elapsed();
-    assert!(lasted >= Duration::from_secs(12), "{lasted:?}");
-    assert!(lasted < Duration::from_secs(18), "{lasted:?}");
+    assert!(lasted >= HOLD && lasted < 2 * HOLD, "{lasted:?}");
     assert_eq!(server.addresses("orders").await.len(), 4);
 }
 

@@ -80,7 +80,7 @@ impl Registered {
 #[derive(Debug, Default)]
 pub(super) struct Made {
     pub instances: Vec<(Part, Instance)>,
-    /// When it will be something else, in milliseconds since the epoch.
+    /// When it will be something else.
     pub due: Option<i64>,
     /// Its time to live is over.
     pub lapsed: bool,
