@@ -73,7 +73,8 @@ fn between(before: &Instances, after: &Instances, cause: Cause<'_>) -> Moves {
         match (took, is) {
             (Some(_), None) if was.is_some_and(|was| (cause.stands)(was)) => moves.turned -= 1,
             (Some(took), None) => moves.lost.push(Arc::clone(took)),
-            (Some(took), Some(is)) if !stands(is) => {
+            // A comparison finds what lapsed before it.
+            (Some(took), Some(is)) if !stands(is) && !cause.whole => {
                 moves.lost.push(Arc::clone(took));
                 moves.lapsed += 1;
             }
