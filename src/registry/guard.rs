@@ -141,6 +141,8 @@ pub struct Guard {
     absence: Option<Absence>,
     /// When the ensemble returned, if that is not long ago.
     returned: Option<Time>,
+    /// When it went on from a former process; what went before that was let go for good, unless more goes.
+    resumed: Time,
     /// When the window of the last change began, and since when the past is known.
     within: Time,
     kept: Time,
@@ -169,6 +171,7 @@ impl Guard {
             recent: Vector::new(),
             absence: None,
             returned: None,
+            resumed: Time::MIN,
             within: 0,
             kept: 0,
             alone: BTreeSet::new(),
@@ -302,6 +305,7 @@ impl Guard {
         if !self.config.enabled {
             return Changes::new();
         }
+        self.resumed = now;
         self.remember(recent, now);
         let mut moves = BTreeMap::new();
         for Resumed {

@@ -31,11 +31,8 @@ impl Guard {
         // Where the ensemble returned, all that went since counts.
         let from = if emptied { self.kept } else { self.within };
         // Where the root went, its children did before, perhaps one by one.
-        let late = emptied
-            && self
-                .recent
-                .iter()
-                .any(|gone| cause.whole || gone.at >= from);
+        let counts = |gone: &Gone| gone.at > self.resumed && (cause.whole || gone.at >= from);
+        let late = emptied && self.recent.iter().any(counts);
         if !late && moves.values().all(|moved| moved.lost.is_empty()) {
             return;
         }
