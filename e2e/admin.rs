@@ -178,12 +178,16 @@ fn clients() -> Vec<ClientStatus> {
         version: Some("0000000000000001".into()),
         subscribed: 1,
         error: None,
+        rejected_since: None,
+        rejections: 0,
     };
     let endpoints = TypeStatus {
         state: State::Error,
         version: None,
         subscribed: 2,
         error: Some("no such address".into()),
+        rejected_since: Some(std::time::Instant::now()),
+        rejections: 3,
     };
     vec![ClientStatus {
         node_id: "sidecar-1".into(),
@@ -191,6 +195,7 @@ fn clients() -> Vec<ClientStatus> {
         address: "127.0.0.1:40000".into(),
         on_demand: false,
         increments: false,
+        note: None,
         connected_at: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
         types: [
             ("clusters".to_owned(), clusters),

@@ -25,6 +25,7 @@ pub mod loads;
 pub mod lrs;
 pub mod metrics;
 mod pace;
+mod rejection;
 pub mod request;
 pub mod server;
 pub mod session;

@@ -36,7 +36,7 @@ impl Args {
     }
 }
 
-/// A row for each client, then a line for each type that it rejected.
+/// A row for each client, then a line for each note and for each type that it rejected.
 fn table(clients: &Value) -> String {
     let mut table = Table::new([
         "NODE",
@@ -62,9 +62,18 @@ fn table(clients: &Value) -> String {
             listeners,
             routes,
         ]);
+        errors.push_str(&note(client));
         errors.push_str(&rejections(client));
     }
     table.render() + &errors
+}
+
+fn note(client: &Value) -> String {
+    let (node, note) = (text(client, "nodeId"), text(client, "note"));
+    if note.is_empty() {
+        return String::new();
+    }
+    format!("{} {}\n", plain(node), plain(note))
 }
 
 fn rejections(client: &Value) -> String {
@@ -73,7 +82,13 @@ fn rejections(client: &Value) -> String {
     let mut lines = String::new();
     for (kind, status) in types.filter(|(_, status)| status["error"].is_string()) {
         let reason = plain(text(status, "error"));
-        let _ = writeln!(lines, "{node} rejects {}: {reason}", plain(kind));
+        let since = plain(text(status, "rejectedSince"));
+        let times = &status["rejections"];
+        let _ = writeln!(
+            lines,
+            "{node} rejects {} ({times} times since {since}): {reason}",
+            plain(kind)
+        );
     }
     lines
 }
@@ -89,19 +104,27 @@ mod tests {
         let clients = json!([{
             "nodeId": "sidecar-1", "kind": "envoy", "address": "127.0.0.1:4000",
             "connectedAt": "2023-11-14T22:13:20Z",
+            "note": "gets all services",
             "types": {
                 "clusters": {"state": "SYNCED", "error": null},
-                "endpoints": {"state": "ERROR", "error": "no\nsuch address"},
+                "endpoints": {
+                    "state": "ERROR", "error": "no\nsuch address",
+                    "rejectedSince": "2023-11-14T22:13:25Z", "rejections": 3,
+                },
             },
         }]);
         let table = table(&clients);
         let lines: Vec<_> = table.lines().collect();
-        assert_eq!(lines.len(), 3, "{table}");
+        assert_eq!(lines.len(), 4, "{table}");
         assert!(lines[1].starts_with("sidecar-1  envoy"), "{table}");
         assert!(
             lines[1].ends_with("SYNCED    ERROR      -          -"),
             "{table}"
         );
-        assert_eq!(lines[2], "sidecar-1 rejects endpoints: no\\nsuch address");
+        assert_eq!(lines[2], "sidecar-1 gets all services");
+        assert_eq!(
+            lines[3],
+            "sidecar-1 rejects endpoints (3 times since 2023-11-14T22:13:25Z): no\\nsuch address"
+        );
     }
 }

@@ -213,7 +213,15 @@ mod tests {
             let since = Instant::now().checked_sub(ago).unwrap();
             let stream = Arc::new(Stuck(Lag::Unanswered(since)));
             let node_id = node_id.clone();
-            clients.join(Client { node_id, profile }, None, stream)
+            clients.join(
+                Client {
+                    node_id,
+                    note: None,
+                    profile,
+                },
+                None,
+                stream,
+            )
         };
         let late: Vec<_> = (0..100).map(|_| join(PATIENCE)).collect();
         let _slow = join(PATIENCE / 2);

@@ -167,6 +167,7 @@ impl Entry {
                 .unwrap_or_default(),
             on_demand: self.client.profile.on_demand,
             increments: self.client.profile.increments,
+            note: self.client.note.clone(),
             connected_at: self.connected_at,
             types: types
                 .map(|(kind, status)| (kind.as_str().to_owned(), status))

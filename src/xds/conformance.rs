@@ -231,7 +231,8 @@ impl<V: Dialect> Client<V> {
         if let Some(node) = self.node.take() {
             V::identify(&mut request, node);
         }
-        self.stream.request(request).map(drop)
+        let now = self.mesh.now();
+        self.stream.request(request, now).map(drop)
     }
 
     fn send(&mut self, request: V::Request) -> &mut Self {

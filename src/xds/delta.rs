@@ -15,6 +15,7 @@ use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use super::{
     globs::Globs,
     held::Held,
+    rejection::Refused,
     spelling::{self, Spellings},
     stream::{Asked, Lagging, Variant},
     subscription::{Payload, Subscription},
@@ -50,6 +51,7 @@ pub struct Delta {
     absent: VecDeque<Arc<str>>,
     /// Removals that follow an answer which has a resource of that name.
     taken_back: Vec<Arc<str>>,
+    refused: Refused,
 }
 
 /// Of the hosts that do not exist so many are followed, in case that they appear. Others are asked for
@@ -118,6 +120,7 @@ impl Variant for Delta {
             self.tell_gone(name);
         }
         payload.more = !self.subscription.caught_up(set);
+        self.note_sent(&payload);
         if !payload.more {
             self.initial = HashMap::new();
         }
@@ -157,8 +160,24 @@ impl Variant for Delta {
         self.subscription.resend(name, set);
     }
 
-    /// What was rejected is behind the cursor: it is sent again only when it changes.
-    fn rejected(&mut self, _version: Version) {}
+    /// What was rejected is behind the cursor: it is sent again when it changes or is offered again.
+    fn rejected(&mut self, _version: Version) {
+        self.refused.reject();
+    }
+
+    fn answered(&mut self) {
+        self.refused.accept();
+    }
+
+    fn lacks_some(&self) -> bool {
+        self.refused.lacks_some()
+    }
+
+    fn offer_again(&mut self, set: &ResourceSet) {
+        let offered = self.refused.take(set);
+        let wanted = offered.filter(|name| self.subscription.wants(name));
+        self.subscription.pending.extend(wanted.collect::<Vec<_>>());
+    }
 }
 
 impl Delta {
@@ -195,6 +214,7 @@ impl Delta {
         } else if let Some(name) = self.subscription.names.take(&*name) {
             self.initial.remove(&*name);
             self.spelled.take(&name);
+            self.refused.forget(&name);
             if self.subscription.wildcard {
                 // The client forgets the name; the wildcard still covers it, so it is told again.
                 self.subscription.pending.insert(name);
@@ -216,6 +236,7 @@ impl Delta {
         self.initial.retain(|name, _| names.contains(&**name));
         self.held.retain(|name| names.contains(name));
         self.gone.retain(|name| names.contains(name));
+        self.refused.retain(|name| names.contains(name));
         self.subscription
             .pending
             .retain(|name| names.contains(name));
@@ -315,6 +336,15 @@ impl Delta {
                 }
                 _ => return self.tell_gone(name),
             }
+        }
+    }
+
+    fn note_sent(&mut self, payload: &Payload) {
+        for resource in &payload.resources {
+            self.refused.sent(resource);
+        }
+        for name in &payload.removed {
+            self.refused.forget(name);
         }
     }
 

@@ -210,7 +210,7 @@ async fn fetch(
     }
     let mut machine = Stream::<Sotw>::new(Scope::Only(kind));
     machine
-        .request(request)
+        .request(request, std::time::Instant::now())
         .map_err(|refusal| refused(&refusal))?;
     let response = machine.poll(&snapshots, std::time::Instant::now());
     let response = response.map_err(|refusal| refused(&refusal))?;

@@ -219,13 +219,13 @@ where
         let request = request.map_err(|status| self.seat.unread(status))?;
         let kind = ResourceType::from_type_url(request.type_url());
         let error = request.error().map(shorten);
-        let outcome = self.machine().request(request);
+        let outcome = self.machine().request(request, Instant::now());
         let rejects = outcome.map_err(|refusal| refused(&refusal))?;
         let names = self.machine().footprint();
         self.seat.check_names(names)?;
         self.join();
-        if let Some(error) = error.filter(|_| rejects) {
-            self.note_rejection(kind, &error);
+        if let (Some(error), Some(rejections)) = (error, rejects) {
+            self.note_rejection(kind, &error, rejections);
         }
         self.listen();
         Ok(())
@@ -266,11 +266,22 @@ where
         }
     }
 
-    fn note_rejection(&self, kind: Option<ResourceType>, error: &str) {
+    /// Only the first of several rejections is a warning: what was rejected is offered again and again.
+    fn note_rejection(&self, kind: Option<ResourceType>, error: &str, rejections: u32) {
         let kind = kind.map_or("unknown", ResourceType::as_str);
         self.context.metrics.nacks.with_label_values(&[kind]).inc();
         let node = self.machine().client().map(|client| client.node_id.clone());
-        warn!(node, r#type = kind, error, "a client rejected a response");
+        if rejections == 1 {
+            warn!(node, r#type = kind, error, "a client rejected a response");
+        } else {
+            debug!(
+                node,
+                r#type = kind,
+                error,
+                rejections,
+                "a client rejected a response again"
+            );
+        }
     }
 
     fn begin(&mut self, response: Response) {

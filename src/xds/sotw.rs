@@ -3,7 +3,7 @@
 //! It refuses to know sockets, nonces and other types (`stream` does). Clusters and listeners go out
 //! as the whole set that the client may see: what is missing there is gone. Endpoints and routes go
 //! out one by one and are never taken back. What the client rejected is not sent again until it
-//! changes. Invariant: the version names the content that the client may see, so equal content has an
+//! changes or a pause is over. Invariant: the version names the content that the client may see, so equal content has an
 //! equal version.
 //! Source: the state-of-the-world part of the xDS protocol text.
 
@@ -17,6 +17,7 @@ use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
 
 use super::{
     held::Held,
+    rejection::Refused,
     stream::{Asked, Lagging, Variant},
     subscription::{Payload, Subscription},
 };
@@ -48,6 +49,12 @@ pub struct Sotw {
     sent: Option<Version>,
     /// The last whole set that the client rejected.
     rejected: Option<Version>,
+    /// What that set renewed.
+    rejected_renewed: Vec<Arc<str>>,
+    /// What the last whole set renewed.
+    sent_renewed: Vec<Arc<str>>,
+    /// The rejected set is to be sent again.
+    offer: bool,
 }
 
 /// What partial responses have told, one by one.
@@ -55,10 +62,7 @@ pub struct Sotw {
 struct Parts {
     /// What each name that was asked for, sent or rejected before, adds to the version.
     shares: BTreeMap<Arc<str>, u64>,
-    /// What the unanswered response carries.
-    under_way: Vec<(Arc<str>, Version)>,
-    /// The last version of each that the client rejected.
-    refused: BTreeMap<Arc<str>, Version>,
+    refused: Refused,
 }
 
 impl Variant for Sotw {
@@ -98,6 +102,8 @@ impl Variant for Sotw {
             .retain(|name| wildcard || self.subscription.names.contains(name));
         let names = &self.subscription.names;
         self.parts.shares.retain(|name, _| names.contains(name));
+        let subscription = &self.subscription;
+        self.parts.refused.retain(|name| subscription.wants(name));
         self.held.retain(|name| self.subscription.wants(name));
     }
 
@@ -125,7 +131,9 @@ impl Variant for Sotw {
             let is_there = set.get(name).is_some() || self.held.contains(name);
             is_there && self.subscription.wants(name)
         };
-        payload.renewed = Some(renewed.filter(is_sent).collect());
+        let renewed: Vec<_> = renewed.filter(is_sent).collect();
+        self.sent_renewed.clone_from(&renewed);
+        payload.renewed = Some(renewed);
         let missing = std::mem::take(&mut self.added).into_iter();
         payload.missing = missing.filter(|name| set.get(name).is_none()).collect();
         Ok(Some(payload))
@@ -149,18 +157,43 @@ impl Variant for Sotw {
 
     fn rejected(&mut self, version: Version) {
         self.rejected = Some(version);
-        self.parts.refuse();
+        self.rejected_renewed = std::mem::take(&mut self.sent_renewed);
+        self.parts.refused.reject();
     }
 
     fn answered(&mut self) {
-        self.parts.under_way = Vec::new();
+        self.parts.refused.accept();
+        self.sent_renewed = Vec::new();
+    }
+
+    fn lacks_some(&self) -> bool {
+        if self.whole {
+            self.rejected.is_some() && self.rejected == self.sent
+        } else {
+            self.parts.refused.lacks_some()
+        }
+    }
+
+    fn offer_again(&mut self, set: &ResourceSet) {
+        if !self.whole {
+            let offered = self.parts.refused.take(set);
+            let wanted = offered.filter(|name| self.subscription.wants(name));
+            self.subscription.pending.extend(wanted.collect::<Vec<_>>());
+            return;
+        }
+        let rejected = self.rejected.take();
+        self.offer = rejected.is_some();
+        if self.sent == rejected {
+            self.sent = None;
+            self.renewed.extend(self.rejected_renewed.drain(..));
+        }
     }
 }
 
 impl Sotw {
     /// The whole visible set, if it was asked for or if something in it changed.
     fn whole_set(&mut self, set: &ResourceSet, hold: Option<Instant>) -> Option<Payload> {
-        let mut touched = std::mem::take(&mut self.answer);
+        let mut touched = std::mem::take(&mut self.answer) | std::mem::take(&mut self.offer);
         self.renewed.append(&mut self.subscription.pending);
         let cursor = self.subscription.start(set);
         touched |= !set.reaches(cursor);
@@ -262,6 +295,7 @@ impl Sotw {
             let resource = change.resource;
             if change.removed {
                 self.parts.shares.remove(&resource.name);
+                self.parts.refused.forget(&resource.name);
             } else if self.parts.refuses(resource) || payload.fits(resource) {
                 self.parts.note(resource, names);
                 self.parts.send(resource, payload);
@@ -277,14 +311,13 @@ impl Sotw {
 impl Parts {
     /// Whether the client rejected this very resource.
     fn refuses(&self, resource: &Resource) -> bool {
-        self.refused.get(&resource.name) == Some(&resource.version)
+        self.refused.contains(resource)
     }
 
-    /// Sends the resource, but never again to a client that rejected it.
+    /// Sends the resource, unless the client rejected it and the pause is not over.
     fn send(&mut self, resource: &Arc<Resource>, payload: &mut Payload) {
         if !self.refuses(resource) {
-            self.under_way
-                .push((resource.name.clone(), resource.version));
+            self.refused.sent(resource);
             payload.push(resource);
         }
     }
@@ -293,10 +326,6 @@ impl Parts {
         if names.contains(&resource.name) {
             self.shares.insert(resource.name.clone(), share(resource));
         }
-    }
-
-    fn refuse(&mut self) {
-        self.refused.extend(self.under_way.drain(..));
     }
 
     fn version(&self) -> Version {

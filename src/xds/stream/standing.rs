@@ -45,7 +45,7 @@ impl<V: Variant> Stream<V> {
 
 impl<V: Variant> Lane<V> {
     fn status(&self) -> TypeStatus {
-        let state = match (&self.error, &self.outstanding, self.acked) {
+        let state = match (&self.rejection, &self.outstanding, self.acked) {
             (Some(_), ..) => State::Error,
             (None, Some(_), _) => State::Stale,
             (None, None, Some(_)) => State::Synced,
@@ -55,7 +55,9 @@ impl<V: Variant> Lane<V> {
             state,
             version: self.acked.map(|version| version.to_string()),
             subscribed: self.variant.subscription().len(),
-            error: self.error.clone(),
+            error: self.rejection.as_ref().map(|r| r.error.clone()),
+            rejected_since: self.rejection.as_ref().map(|r| r.since),
+            rejections: self.rejection.as_ref().map_or(0, |r| r.count),
         }
     }
 
