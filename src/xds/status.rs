@@ -57,7 +57,8 @@ pub enum State {
     Error,
 }
 
-/// The wall clock's time of a moment in the past, in whole seconds.
+/// The wall clock's time of a moment in the past, in whole seconds. By reference because serde asks so.
+#[allow(clippy::ref_option)]
 fn wall_time<S: Serializer>(at: &Option<Instant>, serializer: S) -> Result<S::Ok, S::Error> {
     let Some(at) = at else {
         return serializer.serialize_none();
