@@ -50,6 +50,7 @@ impl Admin {
             readiness: readiness.clone(),
             metrics: telemetry::metrics().unwrap(),
             followers: Arc::new(|_| Vec::new()),
+            missing: Arc::new(|_| Vec::new()),
             clients: Arc::new(clients),
             resources: Arc::new(resources),
             operator: Arc::new(Nobody),
@@ -178,12 +179,14 @@ fn clients() -> Vec<ClientStatus> {
         version: Some("0000000000000001".into()),
         subscribed: 1,
         error: None,
+        unregistered: Vec::new(),
     };
     let endpoints = TypeStatus {
         state: State::Error,
         version: None,
         subscribed: 2,
         error: Some("no such address".into()),
+        unregistered: Vec::new(),
     };
     vec![ClientStatus {
         node_id: "sidecar-1".into(),

@@ -41,6 +41,8 @@ pub struct Sources {
     pub metrics: Registry,
     pub clients: Arc<dyn ClientList>,
     pub followers: Arc<Followers>,
+    /// The node ids of those who ask for a name that nothing is registered under.
+    pub missing: Arc<Missing>,
     pub resources: Arc<dyn ResourceList>,
     pub operator: Arc<dyn Operator>,
 }
@@ -58,6 +60,8 @@ pub trait Operator: Send + Sync {
 
 /// Who follows the endpoints of a service, by its name.
 pub type Followers = dyn Fn(&str) -> Vec<Follower> + Send + Sync;
+
+pub type Missing = dyn Fn(&str) -> Vec<String> + Send + Sync;
 
 /// Who is connected, in the order of connection.
 pub trait ClientList: Send + Sync {

@@ -37,7 +37,7 @@ use crate::{
     shutdown::{self, Tasks},
     snapshot::Snapshots,
     state, telemetry,
-    translate::{self, Translation},
+    translate::{self, GrpcNaming, Translation},
     xds::{
         self,
         admission::{Admission, Limits},
@@ -196,6 +196,7 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
         on_demand: config.mesh.on_demand,
         waking: registry_thread,
         increments: config.mesh.endpoint_increments_above > 0,
+        naming: Some(Arc::new(GrpcNaming::new(&config.mesh.domain_suffix))),
         stop: stop.clone(),
     };
     let routes = add_introspection(routes, &context, &readers, loads);
@@ -444,12 +445,14 @@ fn sources(
     metrics: prometheus::Registry,
     clients: Clients,
 ) -> Sources {
-    let (snapshots, listed) = (readers.snapshots.clone(), clients.clone());
+    let (listed, asking) = (clients.clone(), clients.clone());
+    let snapshots = readers.snapshots.clone();
     Sources {
         registry: readers.registry.clone(),
         readiness,
         metrics,
-        followers: Arc::new(move |name| listed.followers(ResourceType::Endpoint, name)),
+        followers: Arc::new(move |name| listed.followers(name, &translate::collections_of(name))),
+        missing: Arc::new(move |name| asking.missing(name)),
         clients: Arc::new(move || clients.list()),
         resources: Arc::new(move |edition, kind| resources(&snapshots, edition, kind)),
         operator: Arc::new(Operator(readers.orders.clone())),

@@ -5,6 +5,7 @@
 //!          ├─▶ endpoint   NAME for both kinds; increments: of a large service each for itself
 //!          ├─▶ route      virtual hosts of `outbound` for Envoy, NAME for gRPC
 //!          └─▶ listener   `outbound` for Envoy, NAME for gRPC
+//!    alias, by_name       gRPC listeners under other names; what a name gets that nothing is registered under
 //!    on_demand            `outbound` for sidecars that load services on demand
 //! ```
 //!
@@ -13,6 +14,8 @@
 //! whatever came before, save that a Maglev table only grows while its cluster lives; whatever the
 //! services are, no client rejects what comes out. Source: `DESIGN.md`'s names and weighted random.
 
+mod alias;
+mod by_name;
 mod cluster;
 mod endpoint;
 mod increments;
@@ -35,8 +38,9 @@ mod tests;
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use self::{
+    alias::Aliases,
     cluster::{EnvoyCluster, GrpcCluster},
-    endpoint::{envoy_assignment, grpc_assignment},
+    endpoint::{Localities, envoy_assignment, grpc_assignment},
     increments::{Large, is_large, member_names},
     listener::{GrpcListener, OutboundListener},
     maglev::TableSize,
@@ -46,6 +50,7 @@ use self::{
     route::{GrpcRoutes, VirtualHosts},
     tally::Tally,
 };
+pub use self::{by_name::GrpcNaming, increments::collections_of};
 use crate::{
     model::{Service, Touched},
     resource::{Edition, Resource, ResourceType, Version},
@@ -88,6 +93,7 @@ pub struct Translation {
     config: Config,
     services: BTreeMap<Arc<str>, Rendered>,
     hosts: VirtualHosts,
+    aliases: Aliases,
     listener: Option<Version>,
     on_demand: Versions,
 }
@@ -99,6 +105,7 @@ struct Rendered {
     table: TableSize,
     envoy: Versions,
     grpc: Versions,
+    localities: Localities,
     /// What those hold who take it one by one, if it is large.
     large: Option<Box<Large>>,
     /// Kept up to date where there are many instances, or endpoints that are told one by one.
@@ -119,6 +126,7 @@ impl Translation {
             hosts: VirtualHosts::new(Suffix::new(&config.domain_suffix)),
             config,
             services: BTreeMap::new(),
+            aliases: Aliases::default(),
             listener: None,
             on_demand: Versions::default(),
         }
@@ -188,16 +196,19 @@ impl Translation {
         for kind in [
             ResourceType::Cluster,
             ResourceType::Endpoint,
-            ResourceType::Listener,
             ResourceType::Route,
         ] {
             grpc.remove.push((kind, name.clone()));
         }
+        let is_service = |name: &str| self.services.contains_key(name);
+        self.aliases.remove(&name, is_service, grpc);
     }
 
     fn put(&mut self, service: &Arc<Service>, touched: &Touched, updates: [&mut Update; 3]) {
         if !self.services.contains_key(&service.name) {
             self.hosts.insert(service);
+            let is_service = |name: &str| self.services.contains_key(name);
+            self.aliases.insert(service, is_service, updates[1]);
         }
         let rendered = self.services.entry(service.name.clone()).or_default();
         rendered.host = service.host.clone();
@@ -280,15 +291,21 @@ impl Rendered {
         let last = &mut self.grpc;
         put.extend(render(GrpcCluster { name: name() }, &mut last.cluster));
         let shared = service.clone();
+        self.localities = self.localities.of(tally.grpc_endpoints());
+        let localities = self.localities;
         put.extend(render_later(
             ResourceType::Endpoint,
             &service.name,
-            tally.grpc(),
+            tally.grpc(localities),
             &mut last.endpoints,
-            move || grpc_assignment(&shared),
+            move || grpc_assignment(&shared, localities),
         ));
         put.extend(render(GrpcListener { name: name() }, &mut last.listener));
-        put.extend(render(GrpcRoutes { name: name() }, &mut last.routes));
+        let routes = GrpcRoutes {
+            name: name(),
+            callable: tally.grpc_endpoints() > 0,
+        };
+        put.extend(render(routes, &mut last.routes));
     }
 
     /// The names of what is told one by one.

@@ -15,6 +15,7 @@ use envoy_types::pb::{
 use meshkeeper::{
     resource::{Edition, Resource, ResourceType, Version},
     snapshot::{Snapshot, Snapshots},
+    translate::GrpcNaming,
     xds::{
         admission::{Admission, Limits},
         clients::Clients,
@@ -90,6 +91,7 @@ impl Server {
             on_demand: false,
             waking: tokio::runtime::Handle::current(),
             increments: true,
+            naming: Some(Arc::new(GrpcNaming::new("mesh"))),
             stop: stop.clone(),
         };
         let routes = introspection(&context, kept, loads);

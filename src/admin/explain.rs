@@ -47,7 +47,8 @@ pub async fn explain(State(sources): State<Sources>, query: Parameters<ExplainQu
     };
     let picture = sources.registry.borrow().clone();
     respond(move |body| {
-        let explanation = Explanation::of(&picture, &subject, |name| (sources.followers)(name));
+        let mut explanation = Explanation::of(&picture, &subject, |name| (sources.followers)(name));
+        explanation.note_missing((sources.missing)(&subject));
         serde_json::to_writer_pretty(body, &explanation)
     })
     .await
@@ -64,6 +65,9 @@ struct Explanation<'a> {
     rejected: Vec<RejectedView<'a>>,
     /// The newest first.
     journal: Vec<EntryView<'a>>,
+    /// The node ids of gRPC clients that ask for the name though nothing is registered under it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    asked_by: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -202,7 +206,21 @@ impl<'a> Explanation<'a> {
             instances,
             rejected,
             journal,
+            asked_by: Vec::new(),
         }
+    }
+
+    fn note_missing(&mut self, mut clients: Vec<String>) {
+        if clients.is_empty() {
+            return;
+        }
+        let count = clients.len();
+        let _ = write!(
+            self.summary,
+            "; {count} gRPC clients ask for it, and their calls fail: nothing is registered under this name"
+        );
+        clients.truncate(CLIENTS);
+        self.asked_by = clients;
     }
 }
 

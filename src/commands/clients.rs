@@ -36,7 +36,7 @@ impl Args {
     }
 }
 
-/// A row for each client, then a line for each type that it rejected.
+/// A row for each client, then a line for each type that it rejected and each unregistered name.
 fn table(clients: &Value) -> String {
     let mut table = Table::new([
         "NODE",
@@ -63,6 +63,7 @@ fn table(clients: &Value) -> String {
             routes,
         ]);
         errors.push_str(&rejections(client));
+        errors.push_str(&unregistered(client));
     }
     table.render() + &errors
 }
@@ -74,6 +75,22 @@ fn rejections(client: &Value) -> String {
     for (kind, status) in types.filter(|(_, status)| status["error"].is_string()) {
         let reason = plain(text(status, "error"));
         let _ = writeln!(lines, "{node} rejects {}: {reason}", plain(kind));
+    }
+    lines
+}
+
+/// A line for each name that it asks for and that nothing is registered under.
+fn unregistered(client: &Value) -> String {
+    let node = plain(text(client, "nodeId"));
+    let listeners = &client["types"][ResourceType::Listener.as_str()];
+    let names = listeners["unregistered"].as_array().into_iter().flatten();
+    let mut lines = String::new();
+    for name in names.filter_map(Value::as_str) {
+        let _ = writeln!(
+            lines,
+            "{node} asks for {}, which is not registered",
+            plain(name)
+        );
     }
     lines
 }
@@ -92,16 +109,21 @@ mod tests {
             "types": {
                 "clusters": {"state": "SYNCED", "error": null},
                 "endpoints": {"state": "ERROR", "error": "no\nsuch address"},
+                "listeners": {"state": "SYNCED", "error": null, "unregistered": ["ghost"]},
             },
         }]);
         let table = table(&clients);
         let lines: Vec<_> = table.lines().collect();
-        assert_eq!(lines.len(), 3, "{table}");
+        assert_eq!(lines.len(), 4, "{table}");
         assert!(lines[1].starts_with("sidecar-1  envoy"), "{table}");
         assert!(
-            lines[1].ends_with("SYNCED    ERROR      -          -"),
+            lines[1].ends_with("SYNCED    ERROR      SYNCED     -"),
             "{table}"
         );
         assert_eq!(lines[2], "sidecar-1 rejects endpoints: no\\nsuch address");
+        assert_eq!(
+            lines[3],
+            "sidecar-1 asks for ghost, which is not registered"
+        );
     }
 }

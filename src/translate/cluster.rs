@@ -18,6 +18,7 @@ use envoy_types::pb::{
             core::v3::{Http1ProtocolOptions, Http2ProtocolOptions, TypedExtensionConfig},
         },
         extensions::{
+            clusters::aggregate::v3::ClusterConfig,
             load_balancing_policies::{
                 maglev::v3::Maglev, round_robin::v3::RoundRobin, wrr_locality::v3::WrrLocality,
             },
@@ -96,6 +97,23 @@ impl Spec for GrpcCluster {
             ..eds_cluster(&self.name)
         }
         .encode_to_vec()
+    }
+}
+
+/// An aggregate of nothing but itself, which grpc-go fails every call to with its name.
+pub(super) fn leafless_cluster(name: &str) -> Cluster {
+    let itself = ClusterConfig {
+        clusters: vec![name.to_owned()],
+    };
+    Cluster {
+        name: name.to_owned(),
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::ClusterType(
+            cluster::CustomClusterType {
+                name: "envoy.clusters.aggregate".to_owned(),
+                typed_config: Some(any(&itself)),
+            },
+        )),
+        ..Default::default()
     }
 }
 

@@ -149,7 +149,12 @@ mod tests {
     use crate::{
         resource::{ClientKind, Profile, Resource},
         snapshot::ResourceSet,
-        xds::{clients::Inspect, metrics::Metrics, status::TypeStatus, stream::Client},
+        xds::{
+            clients::Inspect,
+            metrics::Metrics,
+            status::{State, TypeStatus},
+            stream::Client,
+        },
     };
 
     const OF: (u64, ResourceType) = (1, ResourceType::Cluster);
@@ -194,6 +199,14 @@ mod tests {
         }
 
         fn wants(&self, _: ResourceType, _: &str) -> bool {
+            false
+        }
+
+        fn state_of_collections(&self, _: &str) -> Option<State> {
+            None
+        }
+
+        fn misses(&self, _: &str) -> bool {
             false
         }
 

@@ -37,6 +37,7 @@ use crate::{
 mod delta;
 mod flow;
 mod increments;
+mod naming;
 mod on_demand;
 mod order;
 mod properties;

@@ -59,7 +59,7 @@ const ABSENT: usize = 1_000;
 impl Variant for Delta {
     type Request = DeltaDiscoveryRequest;
 
-    fn request(&mut self, request: &mut Self::Request, asked: Asked) {
+    fn request(&mut self, request: &mut Self::Request, asked: Asked<'_>) {
         let subscribe = &request.resource_names_subscribe;
         let unsubscribe = &request.resource_names_unsubscribe;
         if let Some(globs) = self.globs(asked) {
@@ -129,6 +129,12 @@ impl Variant for Delta {
         &self.subscription
     }
 
+    fn follows(&self, prefix: &str) -> bool {
+        self.globs
+            .as_ref()
+            .is_some_and(|globs| globs.follows(prefix))
+    }
+
     fn footprint(&self) -> usize {
         let subscription = &self.subscription;
         if let Some(globs) = &self.globs {
@@ -162,14 +168,14 @@ impl Variant for Delta {
 }
 
 impl Delta {
-    fn globs(&mut self, asked: Asked) -> Option<&mut Globs> {
+    fn globs(&mut self, asked: Asked<'_>) -> Option<&mut Globs> {
         if asked.kind == ResourceType::LbEndpoint {
             self.globs.get_or_insert_default();
         }
         self.globs.as_mut()
     }
 
-    fn switch_wildcard_on(&mut self, asked: Asked) {
+    fn switch_wildcard_on(&mut self, asked: Asked<'_>) {
         self.answer = true;
         if !asked.only_named {
             self.subscription.wildcard = true;

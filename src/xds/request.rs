@@ -54,6 +54,7 @@ pub trait Request {
                         && increments
                         && takes_collections(node)
                         && wish(node, Profile::INCREMENTS) != Some(false),
+                    grpc_go: is_grpc_go(node),
                 },
             }
         })
@@ -67,6 +68,10 @@ pub(super) fn kind_of(node: &Node) -> ClientKind {
         Some(head) if head.eq_ignore_ascii_case(b"grpc") => ClientKind::Grpc,
         _ => ClientKind::Envoy,
     }
+}
+
+fn is_grpc_go(node: &Node) -> bool {
+    ["grpc go", "grpc-go"].contains(&&*node.user_agent_name.to_ascii_lowercase())
 }
 
 /// The first Envoy whose way with collections of endpoints was tried; older ones crashed.

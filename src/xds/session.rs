@@ -19,6 +19,7 @@ use futures_util::{FutureExt, StreamExt, stream};
 use http::HeaderMap;
 use http_body::Frame;
 use http_body_util::StreamBody;
+use prometheus::IntGauge;
 use tokio::{
     runtime::Handle,
     time::{Sleep, sleep_until},
@@ -34,11 +35,11 @@ use super::{
     fanout::{Bell, Fanout, Interest},
     metrics::Metrics,
     request::Request,
-    status::TypeStatus,
+    status::{State, TypeStatus},
     stream::{Lag, Refusal, Response, Scope, Stream, Variant, shorten},
 };
 use crate::{
-    resource::{Resource, ResourceType, Stamps},
+    resource::{Naming, Resource, ResourceType, Stamps},
     snapshot::{ResourceSet, Snapshots},
 };
 
@@ -61,6 +62,8 @@ pub struct Context {
     pub waking: Handle,
     /// Whether sidecars that can take the endpoints of large services one by one do.
     pub increments: bool,
+    /// Answers names of gRPC clients that no resource has.
+    pub naming: Option<Arc<dyn Naming>>,
     /// Cancelled when the server drains.
     pub stop: CancellationToken,
 }
@@ -73,6 +76,7 @@ pub struct Session<V: Variant> {
     form: Form,
     seat: Seat,
     membership: Option<Membership>,
+    unregistered: Unregistered,
     bell: Bell,
     /// These two are kept from wait to wait, since taking a place anew costs locks that all share.
     stopped: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -111,7 +115,8 @@ where
         let first = || RandomState::new().hash_one(0_u64);
         let stamps = context.increments.then(|| Stamps::new(first()));
         let machine = Stream::new(scope).on_demand(context.on_demand);
-        let machine = machine.increments(stamps);
+        let machine = machine.increments(stamps).naming(context.naming.clone());
+        let unregistered = context.metrics.unregistered.clone();
         Self {
             bell: context.fanout.bell(),
             stopped: Box::pin(context.stop.clone().cancelled_owned()),
@@ -122,6 +127,7 @@ where
             form,
             seat,
             membership: None,
+            unregistered: Unregistered::new(unregistered),
             pieces: None,
             observed: None,
             answered: false,
@@ -159,6 +165,8 @@ where
             let now = Instant::now();
             let snapshots = self.context.fanout.current();
             let polled = self.machine().poll(&snapshots, now);
+            let unregistered = self.machine().unregistered().count();
+            self.unregistered.set(unregistered);
             if let Some(response) = polled.map_err(|refusal| refused(&refusal))? {
                 return Ok(response);
             }
@@ -321,6 +329,33 @@ where
     }
 }
 
+/// One stream's share in the number of names that are asked for and not registered.
+#[derive(Debug)]
+struct Unregistered {
+    all: IntGauge,
+    count: i64,
+}
+
+impl Unregistered {
+    fn new(all: IntGauge) -> Self {
+        Self { all, count: 0 }
+    }
+
+    fn set(&mut self, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        if count != self.count {
+            self.all.add(count - self.count);
+            self.count = count;
+        }
+    }
+}
+
+impl Drop for Unregistered {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
 impl<V: Variant + Send> Inspect for Mutex<Stream<V>> {
     fn types(&self) -> Vec<(ResourceType, TypeStatus)> {
         self.lock()
@@ -338,6 +373,16 @@ impl<V: Variant + Send> Inspect for Mutex<Stream<V>> {
         let machine = self.lock().unwrap_or_else(PoisonError::into_inner);
         let mut interests = machine.interests();
         interests.any(|(of, subscription)| of == kind && subscription.wants(name))
+    }
+
+    fn state_of_collections(&self, prefix: &str) -> Option<State> {
+        let machine = self.lock().unwrap_or_else(PoisonError::into_inner);
+        machine.state_of_collections(prefix)
+    }
+
+    fn misses(&self, name: &str) -> bool {
+        let machine = self.lock().unwrap_or_else(PoisonError::into_inner);
+        machine.unregistered().any(|missing| **missing == *name)
     }
 
     fn served(&self, kind: ResourceType, set: &ResourceSet) -> Vec<Arc<Resource>> {

@@ -21,7 +21,7 @@ use super::{
     subscription::{Payload, Subscription},
 };
 use crate::{
-    resource::{Resource, ResourceType, Version},
+    resource::{Made, Naming, Profile, Resource, ResourceType, Version},
     snapshot::{Cursor, ResourceSet, share},
 };
 
@@ -48,6 +48,43 @@ pub struct Sotw {
     sent: Option<Version>,
     /// The last whole set that the client rejected.
     rejected: Option<Version>,
+    /// How names are answered that no resource has.
+    names: Names,
+}
+
+/// What a client is answered that asks for names which no resource has.
+#[derive(Debug, Default)]
+struct Names {
+    kind: Option<ResourceType>,
+    naming: Option<(Arc<dyn Naming>, Profile)>,
+    /// Those under which nothing is registered, as of the last response.
+    unknown: BTreeSet<Arc<str>>,
+}
+
+impl Names {
+    /// What else has to be followed so that these names can be answered.
+    fn followed(&self, asked: &BTreeSet<Arc<str>>) -> BTreeSet<Arc<str>> {
+        let Some((kind, (naming, _))) = self.kind.zip(self.naming.as_ref()) else {
+            return BTreeSet::new();
+        };
+        let others = asked.iter().flat_map(|name| naming.spellings(kind, name));
+        let others = others.map(Arc::from);
+        others.filter(|name| !asked.contains(name)).collect()
+    }
+
+    /// The resource of that name, or what is answered in its place.
+    fn find(&self, set: &ResourceSet, name: &str) -> Option<Made> {
+        if let Some(resource) = set.get(name) {
+            let resource = resource.clone();
+            let unknown = false;
+            return Some(Made { resource, unknown });
+        }
+        let (naming, profile) = self.naming.as_ref()?;
+        let kind = self.kind?;
+        let spellings = naming.spellings(kind, name);
+        let found = spellings.iter().find_map(|spelling| set.get(spelling));
+        naming.make(kind, name, found.map(|resource| &**resource), *profile)
+    }
 }
 
 /// What partial responses have told, one by one.
@@ -64,7 +101,7 @@ struct Parts {
 impl Variant for Sotw {
     type Request = DiscoveryRequest;
 
-    fn request(&mut self, request: &mut Self::Request, asked: Asked) {
+    fn request(&mut self, request: &mut Self::Request, asked: Asked<'_>) {
         self.whole = matches!(asked.kind, ResourceType::Cluster | ResourceType::Listener);
         let (stars, names): (Vec<&str>, Vec<&str>) = request
             .resource_names
@@ -75,10 +112,10 @@ impl Variant for Sotw {
         let wildcard = !stars.is_empty() || (self.whole && !self.named);
         let wildcard = wildcard && !asked.only_named;
         let names: BTreeSet<Arc<str>> = names.into_iter().map(Arc::from).collect();
-        let added: Vec<_> = names
-            .difference(&self.subscription.names)
-            .cloned()
-            .collect();
+        let added = names
+            .iter()
+            .filter(|name| !self.subscription.has_asked(name));
+        let added: Vec<_> = added.cloned().collect();
 
         let widened = wildcard && !self.subscription.wildcard;
         self.answer |= widened || (self.whole && (asked.first || !added.is_empty()));
@@ -90,8 +127,17 @@ impl Variant for Sotw {
             self.added.extend(added.iter().cloned());
             self.added.retain(|name| names.contains(name));
         }
+        if let Some((naming, profile)) = asked.naming.filter(|_| asked.first) {
+            self.names.kind = Some(asked.kind);
+            self.names.naming = Some((naming.clone(), profile));
+        }
+        self.names.unknown.retain(|name| names.contains(name));
+        let followed = self.names.followed(&names);
+        let mut names = names;
+        names.extend(followed.iter().cloned());
         self.subscription.wildcard = wildcard;
         self.subscription.names = names;
+        self.subscription.followed = followed;
         self.subscription.pending.extend(added);
         self.subscription
             .pending
@@ -127,12 +173,18 @@ impl Variant for Sotw {
         };
         payload.renewed = Some(renewed.filter(is_sent).collect());
         let missing = std::mem::take(&mut self.added).into_iter();
-        payload.missing = missing.filter(|name| set.get(name).is_none()).collect();
+        payload.missing = missing
+            .filter(|name| self.names.find(set, name).is_none())
+            .collect();
         Ok(Some(payload))
     }
 
     fn subscription(&self) -> &Subscription {
         &self.subscription
+    }
+
+    fn unregistered(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.names.unknown.iter()
     }
 
     fn caught_up(&self, set: &ResourceSet) -> bool {
@@ -179,7 +231,7 @@ impl Sotw {
         touched.then(|| self.whole_payload(set))
     }
 
-    fn whole_payload(&self, set: &ResourceSet) -> Payload {
+    fn whole_payload(&mut self, set: &ResourceSet) -> Payload {
         let mut payload = Payload::default();
         for resource in self.visible(set) {
             payload.push(&resource);
@@ -189,20 +241,30 @@ impl Sotw {
         payload
     }
 
-    fn visible(&self, set: &ResourceSet) -> Vec<Arc<Resource>> {
+    fn visible(&mut self, set: &ResourceSet) -> Vec<Arc<Resource>> {
+        self.names.unknown.clear();
         let held = self
             .held
             .values()
             .filter(|resource| self.subscription.wants(&resource.name));
+        let is_listed = |name: &str| {
+            self.subscription.wildcard && set.get(name).is_some() || self.held.contains(name)
+        };
+        let mut visible = Vec::new();
         if self.subscription.wildcard {
-            return set.iter().chain(held).cloned().collect();
+            visible.extend(set.iter().cloned());
         }
-        let names = self.subscription.names.iter();
-        names
-            .filter_map(|name| set.get(name))
-            .chain(held)
-            .cloned()
-            .collect()
+        for name in self.subscription.asked().filter(|name| !is_listed(name)) {
+            let Some(made) = self.names.find(set, name) else {
+                continue;
+            };
+            if made.unknown {
+                self.names.unknown.insert(name.clone());
+            }
+            visible.push(made.resource);
+        }
+        visible.extend(held.cloned());
+        visible
     }
 
     /// The resources that changed or that were newly asked for; removals are silent.
@@ -242,9 +304,10 @@ impl Sotw {
             if self.subscription.will_tell(set, cursor, &name) {
                 continue;
             }
-            let Some(resource) = set.get(&name) else {
+            let Some(Made { resource, .. }) = self.names.find(set, &name) else {
                 continue;
             };
+            let resource = &resource;
             if !self.parts.refuses(resource) && !payload.fits(resource) {
                 self.subscription.pending.insert(name);
                 return;

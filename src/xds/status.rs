@@ -33,6 +33,9 @@ pub struct TypeStatus {
     pub subscribed: usize,
     /// The client's reason for its last rejection, until it accepts again.
     pub error: Option<String>,
+    /// Names that it asks for and that nothing is registered under; the first of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unregistered: Vec<String>,
 }
 
 /// As `envoy.service.status.v3.ConfigStatus` has it.
@@ -65,6 +68,7 @@ mod tests {
             version: None,
             subscribed: 1,
             error: None,
+            unregistered: vec!["ghost".into()],
         };
         let client = ClientStatus {
             node_id: "sidecar".into(),
@@ -84,7 +88,7 @@ mod tests {
                 "onDemand": false,
                 "increments": true,
                 "connectedAt": "2023-11-14T22:13:20.500Z",
-                "types": {"clusters": {"state": "NOT_SENT", "version": null, "subscribed": 1, "error": null}},
+                "types": {"clusters": {"state": "NOT_SENT", "version": null, "subscribed": 1, "error": null, "unregistered": ["ghost"]}},
             })
         );
     }

@@ -29,7 +29,7 @@ use super::{
     subscription::{Payload, Subscription},
 };
 use crate::{
-    resource::{Profile, Resource, ResourceType, Stamp, Stamps, Version},
+    resource::{ClientKind, Naming, Profile, Resource, ResourceType, Stamp, Stamps, Version},
     snapshot::{ResourceSet, Snapshots, View},
 };
 
@@ -47,7 +47,7 @@ pub trait Variant: Default {
     type Request: Request;
 
     /// Takes over what the request subscribes to.
-    fn request(&mut self, request: &mut Self::Request, asked: Asked);
+    fn request(&mut self, request: &mut Self::Request, asked: Asked<'_>);
 
     /// What it is subscribed to.
     fn subscription(&self) -> &Subscription;
@@ -65,6 +65,16 @@ pub trait Variant: Default {
         set: &ResourceSet,
         hold: Option<Instant>,
     ) -> Result<Option<Payload>, Lagging>;
+
+    /// Whether it follows a collection whose name begins so.
+    fn follows(&self, _prefix: &str) -> bool {
+        false
+    }
+
+    /// The names that were asked for and that nothing is registered under, as of the last response.
+    fn unregistered(&self) -> impl Iterator<Item = &Arc<str>> {
+        std::iter::empty()
+    }
 
     /// Whether everything that is wanted of the set was put into a response.
     fn caught_up(&self, set: &ResourceSet) -> bool;
@@ -84,12 +94,14 @@ pub trait Variant: Default {
 
 /// What a variant has to know of a request beside its content.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked {
+pub struct Asked<'a> {
     pub kind: ResourceType,
     /// The type's first on this stream.
     pub first: bool,
     /// A wildcard holds nothing: this client is told of this type by name only.
     pub only_named: bool,
+    /// How names are answered that no resource has, if they are.
+    pub naming: Option<(&'a Arc<dyn Naming>, Profile)>,
     /// What this stream's collections are told apart by.
     pub stamps: Stamps,
 }
@@ -167,6 +179,8 @@ pub struct Stream<V> {
     on_demand: bool,
     /// What the collections of this stream are told apart by, if sidecars take endpoints one by one.
     stamps: Option<Stamps>,
+    /// Answers names of gRPC clients that no resource has.
+    naming: Option<Arc<dyn Naming>>,
     client: Option<Client>,
     /// Most streams use few of them.
     lanes: [Option<Box<Lane<V>>>; ResourceType::ALL.len()],
@@ -205,6 +219,7 @@ impl<V: Variant> Stream<V> {
             scope,
             on_demand: false,
             stamps: None,
+            naming: None,
             client: None,
             lanes: [const { None }; ResourceType::ALL.len()],
             ready: VecDeque::new(),
@@ -223,6 +238,12 @@ impl<V: Variant> Stream<V> {
     #[must_use]
     pub fn increments(self, stamps: Option<Stamps>) -> Self {
         Self { stamps, ..self }
+    }
+
+    /// Has names of gRPC clients that no resource has answered this way.
+    #[must_use]
+    pub fn naming(self, naming: Option<Arc<dyn Naming>>) -> Self {
+        Self { naming, ..self }
     }
 
     /// Known from the first message on.
@@ -250,15 +271,22 @@ impl<V: Variant> Stream<V> {
         lane.resumed |= first && request.resumes();
         let rejects = lane.acknowledge(&request);
         let only_named = profile.is_by_name_only(kind);
+        let naming = self
+            .naming
+            .as_ref()
+            .filter(|_| profile.kind == ClientKind::Grpc);
+        let naming = naming.map(|naming| (naming, profile));
         lane.variant.request(
             &mut request,
             Asked {
                 kind,
                 first,
                 only_named,
+                naming,
                 stamps: self.stamps.unwrap_or_default(),
             },
         );
+        lane.owes_nothing_if_it_asks_for_nothing();
         Ok(rejects)
     }
 
@@ -476,6 +504,13 @@ impl<V: Variant> Lane<V> {
         self.outstanding
             .as_ref()
             .is_none_or(|outstanding| outstanding.open)
+    }
+
+    /// Some clients do not answer a response once they have unsubscribed from all that it is about.
+    fn owes_nothing_if_it_asks_for_nothing(&mut self) {
+        if self.variant.subscription().len() == 0 && self.outstanding.take().is_some() {
+            self.variant.answered();
+        }
     }
 
     fn sent(&mut self, nonce: u64, payload: &Payload, now: Instant) {

@@ -3,7 +3,7 @@
 //! It changes nothing, and refuses to judge: how long is too long is another's affair. What waits for its
 //! ACK is owed by the client; what changed behind the cursor is owed to it.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use super::{Lane, Stream, Variant};
 use crate::{
@@ -11,6 +11,9 @@ use crate::{
     snapshot::{Cursor, ResourceSet, Snapshots},
     xds::status::{State, TypeStatus},
 };
+
+/// How many unregistered names of one client are shown.
+const UNREGISTERED: usize = 20;
 
 /// Why a client does not have what there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +29,18 @@ impl<V: Variant> Stream<V> {
     pub fn status(&self) -> impl Iterator<Item = (ResourceType, TypeStatus)> {
         let lanes = ResourceType::ALL.into_iter().zip(&self.lanes);
         lanes.filter_map(|(kind, lane)| lane.as_ref().map(|lane| (kind, lane.status())))
+    }
+
+    /// How the client stands with the collections whose names begin so, if it follows any.
+    pub fn state_of_collections(&self, prefix: &str) -> Option<State> {
+        let lane = self.lanes[ResourceType::LbEndpoint as usize].as_ref()?;
+        lane.variant.follows(prefix).then(|| lane.status().state)
+    }
+
+    /// The names that the client asks for and that nothing is registered under.
+    pub fn unregistered(&self) -> impl Iterator<Item = &Arc<str>> {
+        let lanes = self.lanes.iter().flatten();
+        lanes.flat_map(|lane| lane.variant.unregistered())
     }
 
     /// The types in which the client does not have what there is.
@@ -56,6 +71,12 @@ impl<V: Variant> Lane<V> {
             version: self.acked.map(|version| version.to_string()),
             subscribed: self.variant.subscription().len(),
             error: self.error.clone(),
+            unregistered: self
+                .variant
+                .unregistered()
+                .take(UNREGISTERED)
+                .map(|name| name.to_string())
+                .collect(),
         }
     }
 
