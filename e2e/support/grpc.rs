@@ -107,11 +107,17 @@ impl Client {
         .await;
     }
 
-    /// Calls until all of some calls fail; with what.
-    pub async fn fails_for_good(&mut self) -> String {
-        until("failing calls", async || {
-            let failure = self.fails().await?;
+    /// Calls until all calls are refused with a message that has both in it; the message.
+    pub async fn refused(&mut self, name: &str, why: &str) -> String {
+        until("calls that fail", async || {
             let report = self.tell("call 5").await;
+            let failures = report["failures"].as_object()?.keys();
+            let mut named = failures.filter(|failure| {
+                failure.starts_with("UNAVAILABLE")
+                    && failure.contains(name)
+                    && failure.contains(why)
+            });
+            let failure = named.next()?.clone();
             (report["counts"] == serde_json::json!({})).then_some(failure)
         })
         .await
