@@ -286,7 +286,6 @@ impl<V: Variant> Stream<V> {
                 stamps: self.stamps.unwrap_or_default(),
             },
         );
-        lane.owes_nothing_if_it_asks_for_nothing();
         Ok(rejects)
     }
 
@@ -504,13 +503,6 @@ impl<V: Variant> Lane<V> {
         self.outstanding
             .as_ref()
             .is_none_or(|outstanding| outstanding.open)
-    }
-
-    /// Some clients do not answer a response once they have unsubscribed from all that it is about.
-    fn owes_nothing_if_it_asks_for_nothing(&mut self) {
-        if self.variant.subscription().len() == 0 && self.outstanding.take().is_some() {
-            self.variant.answered();
-        }
     }
 
     fn sent(&mut self, nonce: u64, payload: &Payload, now: Instant) {

@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use super::{Lane, Stream, Variant};
+use super::{Lane, Outstanding, Stream, Variant};
 use crate::{
     resource::ResourceType,
     snapshot::{Cursor, ResourceSet, Snapshots},
@@ -60,7 +60,7 @@ impl<V: Variant> Stream<V> {
 
 impl<V: Variant> Lane<V> {
     fn status(&self) -> TypeStatus {
-        let state = match (&self.error, &self.outstanding, self.acked) {
+        let state = match (&self.error, self.owed(), self.acked) {
             (Some(_), ..) => State::Error,
             (None, Some(_), _) => State::Stale,
             (None, None, Some(_)) => State::Synced,
@@ -80,8 +80,15 @@ impl<V: Variant> Lane<V> {
         }
     }
 
+    /// What the client has to answer. Some do not answer a response once they have unsubscribed from all
+    /// that it is about.
+    fn owed(&self) -> Option<&Outstanding> {
+        let asks = self.variant.subscription().len() > 0;
+        self.outstanding.as_ref().filter(|_| asks)
+    }
+
     fn lag(&self, set: &ResourceSet) -> Option<Lag> {
-        if let Some(outstanding) = &self.outstanding {
+        if let Some(outstanding) = self.owed() {
             return Some(Lag::Unanswered(outstanding.since));
         }
         let subscription = self.variant.subscription();
