@@ -75,7 +75,7 @@ impl<V: Variant> Lane<V> {
                 .variant
                 .unregistered()
                 .take(UNREGISTERED)
-                .map(|name| name.to_string())
+                .map(ToString::to_string)
                 .collect(),
         }
     }
