@@ -1,7 +1,7 @@
 # What people and CI call. Every target installs what it needs; e2e/components/install.sh says what that is.
 
 .DEFAULT_GOAL := help
-.PHONY: help run check unit test chaos trial bench against
+.PHONY: help run check unit test envoys chaos trial bench against
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,10 @@ test: ## formatting, lints, and all tests, with the real ZooKeeper, Envoy, gRPC 
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo test --locked
+
+envoys: ## older Envoys: the main job, loading on demand, large services, draining
+	@e2e/components/install.sh zookeeper envoy envoy-old
+	cargo test --locked --test e2e envoys:: -- --ignored --nocapture
 
 chaos: ## all that can break, at random for MINUTES: fails where an endpoint was lost or kept wrongly
 	@e2e/components/install.sh zookeeper envoy

@@ -12,11 +12,12 @@ use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use meshkeeper::{
     admin::{
         Sources,
+        host::Hosts,
         server::{Limits, serve_within},
     },
     model::{Health, Instance, Instances, Origin, Service, Source, Weight},
     readiness::Readiness,
-    registry::{Mirrored, Picture, Rejected, View},
+    registry::{Addresses, Config, FormatChoice, Layout, Mirrored, Picture, Rejected, Shape, View},
     resource::{Edition, Resource, ResourceType, Version},
     telemetry,
     xds::status::{ClientStatus, State, TypeStatus},
@@ -40,6 +41,11 @@ impl Admin {
     }
 
     pub async fn within(limits: Limits) -> Self {
+        Self::start_as(limits, &[]).await
+    }
+
+    /// With names in `admin.hosts`.
+    pub async fn start_as(limits: Limits, named: &[&str]) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let readiness = Readiness::new();
@@ -50,9 +56,15 @@ impl Admin {
             readiness: readiness.clone(),
             metrics: telemetry::metrics().unwrap(),
             followers: Arc::new(|_| Vec::new()),
+            missing: Arc::new(|_| Vec::new()),
             clients: Arc::new(clients),
             resources: Arc::new(resources),
             operator: Arc::new(Nobody),
+            hosts: Hosts::new(
+                address,
+                &named.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ),
+            domain_suffix: "mesh".into(),
         };
         tokio::spawn(serve_within(listener, sources, stop.clone(), limits));
         Self {
@@ -64,7 +76,7 @@ impl Admin {
     }
 
     async fn get(&self, path: &str) -> (u16, String) {
-        self.ask(&format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n"))
+        self.ask(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n"))
             .await
     }
 
@@ -149,13 +161,29 @@ fn picture() -> Picture {
     Picture {
         services,
         registries: [Mirrored {
+            absent: false,
             name: "main".into(),
+            config: Arc::new(config()),
+            addresses: Addresses::new(),
             view,
             loaded: true,
             restored: None,
         }]
         .into(),
         ..Picture::default()
+    }
+}
+
+fn config() -> Config {
+    Config {
+        name: "main".into(),
+        root: "/services".into(),
+        layout: Layout::flat(),
+        format: FormatChoice::Auto,
+        priority: 0,
+        required: true,
+        ttl: None,
+        shape: Shape::default(),
     }
 }
 
@@ -178,12 +206,18 @@ fn clients() -> Vec<ClientStatus> {
         version: Some("0000000000000001".into()),
         subscribed: 1,
         error: None,
+        unregistered: Vec::new(),
+        rejected_since: None,
+        rejections: 0,
     };
     let endpoints = TypeStatus {
         state: State::Error,
         version: None,
         subscribed: 2,
         error: Some("no such address".into()),
+        unregistered: Vec::new(),
+        rejected_since: Some(std::time::Instant::now()),
+        rejections: 3,
     };
     vec![ClientStatus {
         node_id: "sidecar-1".into(),
@@ -191,6 +225,7 @@ fn clients() -> Vec<ClientStatus> {
         address: "127.0.0.1:40000".into(),
         on_demand: false,
         increments: false,
+        note: None,
         connected_at: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
         types: [
             ("clusters".to_owned(), clusters),
@@ -243,6 +278,115 @@ async fn metrics_are_told_to_prometheus() {
     let (status, body) = Admin::start().await.get("/metrics").await;
     assert_eq!(status, 200);
     assert!(body.contains("meshkeeper_build_info{version=\""), "{body}");
+    for name in [
+        "process_cpu_seconds_total",
+        "process_open_fds",
+        "process_max_fds",
+        "process_resident_memory_bytes",
+        "process_start_time_seconds",
+        "process_threads",
+    ] {
+        let line = body
+            .lines()
+            .find(|line| line.starts_with(&format!("{name} ")));
+        let value = line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        let least = if name.starts_with("process_cpu") {
+            0.0
+        } else {
+            1.0
+        };
+        assert!(
+            value.is_some_and(|value| value >= least),
+            "{name}: {line:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_index_lists_every_page() {
+    let admin = Admin::start().await;
+    let (status, index) = admin.get("/").await;
+    assert_eq!(status, 200);
+    let paths: Vec<_> = index
+        .lines()
+        .filter(|line| line.starts_with('/'))
+        .map(|line| line.split(' ').next().unwrap().to_owned())
+        .collect();
+    for path in [
+        "/livez",
+        "/readyz",
+        "/metrics",
+        "/api/v1/services",
+        "/api/v1/rejected",
+        "/api/v1/clients",
+        "/api/v1/config",
+        "/api/v1/explain",
+        "/api/v1/compare",
+        "/api/v1/holds",
+        "/api/v1/release",
+    ] {
+        assert!(paths.iter().any(|listed| listed == path), "{path}: {index}");
+    }
+    for path in paths {
+        assert_ne!(admin.get(&path).await.0, 404, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn requests_for_foreign_hosts_are_refused_on_every_page() {
+    let admin = Admin::start_as(Limits::default(), &["mesh.example", "*.mesh.svc"]).await;
+    let ask = async |method: &str, path: &str, host: &str| {
+        let request = format!("{method} {path} HTTP/1.1\r\n{host}\r\n");
+        admin.ask(&request).await
+    };
+    let pages = [
+        "/",
+        "/livez",
+        "/readyz",
+        "/metrics",
+        "/api/v1/services",
+        "/none",
+    ];
+    for path in pages {
+        for host in [
+            "evil.example",
+            "evil.example:15014",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "mesh.example.evil.example",
+            "192.0.2.1",
+        ] {
+            let (status, body) = ask("GET", path, &format!("host: {host}\r\n")).await;
+            assert_eq!(status, 403, "{path} {host}: {body}");
+            assert!(
+                body.contains("admin.hosts") && !body.contains("orders"),
+                "{body}"
+            );
+        }
+        let twice = "host: localhost\r\nhost: evil.example\r\n";
+        assert_ne!(ask("GET", path, twice).await.0, 200, "{path}");
+    }
+    assert_eq!(
+        ask("HEAD", "/metrics", "host: evil.example\r\n").await.0,
+        403
+    );
+    let absolute = "http://evil.example/metrics";
+    assert_eq!(ask("GET", absolute, "host: localhost\r\n").await.0, 403);
+
+    let port = admin.address.port();
+    for host in [
+        "localhost".to_owned(),
+        format!("LocalHost:{port}"),
+        format!("127.0.0.1:{port}"),
+        "[::1]:9".to_owned(),
+        "Mesh.Example:80".to_owned(),
+        "a.mesh.svc".to_owned(),
+    ] {
+        let (status, body) = ask("GET", "/readyz", &format!("host: {host}\r\n")).await;
+        assert_eq!(status, 200, "{host}: {body}");
+    }
+    // A probe of HTTP/1.0, as load balancers send it.
+    assert_eq!(admin.ask("GET /livez HTTP/1.0\r\n\r\n").await.0, 200);
 }
 
 #[tokio::test]
@@ -318,12 +462,15 @@ async fn what_cannot_be_answered_is_refused_with_a_remedy() {
 async fn nothing_but_reading_is_allowed() {
     let admin = Admin::start().await;
     for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "NONSENSE"] {
-        let request = format!("{method} /livez HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n");
+        let request =
+            format!("{method} /livez HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n");
         let (status, body) = admin.ask(&request).await;
         assert_eq!(status, 405, "{method}");
         assert!(body.contains("remedy"), "{body}");
     }
-    let (status, body) = admin.ask("HEAD /livez HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let (status, body) = admin
+        .ask("HEAD /livez HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        .await;
     assert_eq!((status, body.as_str()), (200, ""));
 }
 
@@ -386,6 +533,21 @@ async fn clients_that_never_ask_are_cut_off_and_block_others_only_that_long() {
 }
 
 #[tokio::test]
+async fn clients_that_never_ask_make_room_for_those_who_do() {
+    let limits = Limits {
+        connections: 2,
+        head: Duration::from_secs(60),
+        ..Limits::default()
+    };
+    let admin = Admin::within(limits).await;
+    let silent: Vec<_> = (0..8).map(|_| connect(admin.address)).collect();
+    assert_eq!(admin.get("/livez").await.0, 200);
+    for client in silent.into_iter().take(6) {
+        ended(client).await;
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_never_reads_is_cut_off() {
     let limits = Limits {
         whole: Duration::from_millis(300),
@@ -420,7 +582,7 @@ async fn a_client_that_never_reads_is_cut_off() {
     });
     let mut stream = connect(admin.address);
     stream
-        .write_all(b"GET /api/v1/services HTTP/1.1\r\nhost: x\r\n\r\n")
+        .write_all(b"GET /api/v1/services HTTP/1.1\r\nhost: localhost\r\n\r\n")
         .unwrap();
     // The peer's buffers fill up and nobody reads them: the server has to give up by itself, which
     // shows in a write that fails.
@@ -442,7 +604,10 @@ async fn hostile_requests_end_with_an_error_and_harm_nobody() {
         ..Limits::default()
     };
     let admin = Admin::within(limits).await;
-    let long = format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "a".repeat(100_000));
+    let long = format!(
+        "GET /{} HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        "a".repeat(100_000)
+    );
     for request in [
         "\r\n\r\n\r\n",
         "GET\r\n\r\n",

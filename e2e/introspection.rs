@@ -477,6 +477,45 @@ async fn health_is_serving_only_once_the_registry_is_loaded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn health_answers_for_each_service_on_the_port() {
+    let services = [
+        "envoy.service.discovery.v3.AggregatedDiscoveryService",
+        "envoy.service.cluster.v3.ClusterDiscoveryService",
+        "envoy.service.route.v3.VirtualHostDiscoveryService",
+        "envoy.service.load_stats.v3.LoadReportingService",
+        "envoy.service.status.v3.ClientStatusDiscoveryService",
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+    ];
+    let ask = async |channel: &Channel, service: &str| {
+        let request = HealthCheckRequest {
+            service: service.into(),
+        };
+        let answer = HealthClient::new(channel.clone()).check(request).await;
+        answer.map(|answer| answer.into_inner().status())
+    };
+    let waiting = MeshKeeper::spawn(&free_address().to_string());
+    let channel = connect(&waiting).await;
+    for service in services {
+        let status = ask(&channel, service).await.unwrap();
+        assert_eq!(status, ServingStatus::NotServing, "{service}");
+    }
+    let zookeeper = ZooKeeper::start();
+    let _root = Tree::connect(&zookeeper).await;
+    let server = MeshKeeper::start(&zookeeper.connect()).await;
+    let channel = connect(&server).await;
+    for service in services {
+        until(service, async || {
+            let status = ask(&channel, service).await.ok()?;
+            (status == ServingStatus::Serving).then_some(())
+        })
+        .await;
+    }
+    let unknown = ask(&channel, "envoy.service.none").await.unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn reflection_lists_what_is_served() {
     let server = MeshKeeper::spawn(&free_address().to_string());
     let mut client = ServerReflectionClient::new(connect(&server).await);

@@ -1,10 +1,15 @@
 //! What a server takes on, through real connections: who is refused is told why, and those who are
 //! connected notice nothing.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use meshkeeper::{resource::ResourceType, xds::admission::Limits};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 use tonic::Code;
 
 use crate::support::{
@@ -118,6 +123,62 @@ async fn names_beyond_the_limit_end_the_stream_and_no_other() {
     server.put(Cluster, "c0", 2);
     let changed = steady.next().await;
     assert_eq!(told(&changed), [("c0", version(2).as_str())]);
+}
+
+/// A connection that has said all that HTTP/2 asks for, and opens no stream.
+async fn idle(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let settings = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    stream.write_all(settings).await.unwrap();
+    stream
+}
+
+/// Reads until the server ends the connection.
+async fn ended(stream: &mut TcpStream) {
+    let mut bytes = Vec::new();
+    // A reset is an end, too.
+    let _ = stream.read_to_end(&mut bytes).await;
+}
+
+#[tokio::test]
+async fn connections_without_streams_make_room_for_new_ones_and_those_with_streams_stay() {
+    let server = Server::start_over(Limits::default(), 8).await;
+    server.load();
+    server.put(Cluster, "a", 1);
+    let mut steady = server.delta().await;
+    steady.subscribe(Cluster, &[]).await;
+    let response = steady.next().await;
+    steady.ack(&response).await;
+    let mut flood = Vec::new();
+    for _ in 0..50 {
+        flood.push(idle(server.address).await);
+    }
+    let mut fresh = server.delta().await;
+    fresh.subscribe(Cluster, &[]).await;
+    assert_eq!(told(&fresh.next().await), [("a", version(1).as_str())]);
+    server.put(Cluster, "a", 2);
+    assert_eq!(told(&steady.next().await), [("a", version(2).as_str())]);
+    for stream in &mut flood[..42] {
+        timeout(Duration::from_secs(5), ended(stream))
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_opens_no_stream_is_closed_after_some_seconds() {
+    let server = Server::start().await;
+    server.put(Cluster, "a", 1);
+    let mut steady = server.delta().await;
+    steady.subscribe(Cluster, &[]).await;
+    let response = steady.next().await;
+    steady.ack(&response).await;
+    let mut stream = idle(server.address).await;
+    timeout(Duration::from_secs(15), ended(&mut stream))
+        .await
+        .unwrap();
+    server.put(Cluster, "a", 2);
+    assert_eq!(told(&steady.next().await), [("a", version(2).as_str())]);
 }
 
 #[tokio::test]

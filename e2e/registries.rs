@@ -1,11 +1,16 @@
 //! Several registries in one server, names that are no hosts, and why what is served: on real ensembles
 //! and a real Envoy.
 
+use std::time::Duration;
+
 use http::StatusCode;
+use meshkeeper::resource::ResourceType;
+use tokio::time::timeout;
+use tonic::transport::Endpoint;
 
 use crate::support::{
-    backend::Backend, envoy::Envoy, http::Http, meshkeeper::MeshKeeper, tree::Tree, wait::until,
-    zookeeper::ZooKeeper,
+    backend::Backend, discovery::Sotw, envoy::Envoy, http::Http, meshkeeper::MeshKeeper,
+    tree::Tree, wait::until, zookeeper::ZooKeeper,
 };
 
 /// Two ensembles, the second one the first choice.
@@ -254,6 +259,13 @@ async fn an_operator_is_told_why_and_who_has_it() {
     assert_eq!(status, Some(1));
     assert!(page.contains("10.0.0.2:80 only in old"), "{page}");
     assert!(page.contains("10.0.0.1:80 differs in weight"), "{page}");
+    let (status, _) = server.command(&["compare", "old", "other"]).await;
+    assert_eq!(status, Some(2), "no such registry");
+    let nobody = std::process::Command::new(env!("CARGO_BIN_EXE_meshkeeper"))
+        .args(["compare", "old", "new", "--admin", "127.0.0.1:1"])
+        .output()
+        .unwrap();
+    assert_eq!(nobody.status.code(), Some(3), "no server");
     both.old_tree.delete("orders", "i-2").await;
     both.old_tree
         .write(
@@ -268,4 +280,52 @@ async fn an_operator_is_told_why_and_who_has_it() {
     };
     let page = until("the two are equal", equal).await;
     assert!(page.contains("none differs"), "{page}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_root_that_does_not_exist_keeps_no_other_registry_from_being_served() {
+    let zookeeper = ZooKeeper::start();
+    let connect = zookeeper.connect();
+    let registry = |name: &str, root: &str| {
+        format!("{{name: {name}, connect: \"{connect}\", root: {root}, sessionTimeout: 4s}}")
+    };
+    let absent = [registry("one", "/service"), registry("two", "/elsewhere")];
+    let nothing = MeshKeeper::spawn_of(&absent.join(", "));
+    let said = |server: &MeshKeeper, part: &str| server.log().contains(part).then_some(());
+    for part in [
+        "`/service` does not exist; `/` is empty",
+        "`/elsewhere` does not exist",
+    ] {
+        until(part, async || said(&nothing, part)).await;
+    }
+
+    let tree = Tree::connect(&zookeeper).await;
+    tree.register("orders", "i-1", b"10.0.0.1:80").await;
+    let some = [registry("one", "/services"), registry("two", "/elsewhere")];
+    let server = MeshKeeper::spawn_of(&some.join(", "));
+    server.ready().await;
+    until_addresses(&server, "orders", &["10.0.0.1:80"]).await;
+    let note = "waiting for /elsewhere to be created; there is `/services`";
+    assert!(server.page("/readyz").await.contains(note));
+
+    // Where all are absent nothing may be told, however long that takes.
+    let channel = format!("http://{}", nothing.xds)
+        .parse::<Endpoint>()
+        .unwrap();
+    let mut stream = Sotw::open(channel.connect().await.unwrap()).await.unwrap();
+    stream.ask(ResourceType::Cluster, &[]).await;
+    let told = timeout(Duration::from_secs(1), stream.next()).await;
+    assert!(told.is_err(), "{told:?}");
+    assert!(nothing.not_ready().await.unwrap().contains("registry two"));
+
+    // And the one that comes late is served beside the other.
+    tree.create_at("/elsewhere/users/u-1", b"10.0.0.2:80").await;
+    for server in [&server, &nothing] {
+        until_addresses(server, "users", &["10.0.0.2:80"]).await;
+    }
+    until_addresses(&server, "orders", &["10.0.0.1:80"]).await;
+    nothing.ready().await;
+    timeout(Duration::from_secs(5), stream.next())
+        .await
+        .unwrap();
 }

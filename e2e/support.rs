@@ -2,6 +2,7 @@
 //! ends with the test.
 
 pub mod backend;
+pub mod clock;
 pub mod dice;
 pub mod discovery;
 pub mod disk;
@@ -11,6 +12,7 @@ pub mod fleet;
 pub mod grpc;
 pub mod http;
 pub mod meshkeeper;
+pub mod mortal;
 pub mod observer;
 pub mod proxy;
 pub mod raw;

@@ -145,7 +145,7 @@ fn what_cannot_be_read_or_meant_is_told() {
     says(
         &["--zookeeper", &nowhere, "--wait", "500ms"],
         1,
-        "not read within 500ms: connecting: ",
+        "Connection refused",
     );
     says(&["--zookeeper", &nowhere, "--format", "x"], 2, "--format: ");
     says(&["--zookeeper", &nowhere, "--wait", "x"], 2, "--wait: ");

@@ -2,6 +2,7 @@
 //! kind of trouble, and nothing that stays is ever removed.
 
 mod audit;
+mod limits;
 mod old;
 mod registration;
 mod security;
@@ -81,6 +82,7 @@ fn config(connect: &str, root: &str) -> Config {
     Config {
         name: "main".to_owned(),
         connect: connect.to_owned(),
+        connect_key: "registries[0].connect".to_owned(),
         root: root.to_owned(),
         layout: Layout::flat(),
         session_timeout: SESSION,
@@ -482,7 +484,6 @@ async fn one_dead_server_of_two_behind_a_chroot_does_no_harm() {
     mirror.stop().await;
 }
 
-/// The client cannot re-arm more than 128 KiB of one-shot watches after a reconnect.
 /// Services of one instance each, `NAME-0000` and so on, whose watch paths have some 135 bytes.
 async fn fill(client: &Client, services: usize) -> Arc<String> {
     let name = Arc::new("n".repeat(120));
@@ -500,6 +501,7 @@ async fn fill(client: &Client, services: usize) -> Arc<String> {
     name
 }
 
+/// The client cannot set more than 128 KiB of one-shot watches again after a reconnect.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_shot_watches_of_any_length_survive_a_cut() {
     const SERVICES: usize = 1_200;
@@ -513,8 +515,8 @@ async fn one_shot_watches_of_any_length_survive_a_cut() {
     let mut mirror = Mirror::start_one_shot(&proxy.connect(), "/services");
     mirror.until("loaded", |m| m.completed == 1).await;
     assert_eq!(mirror.znodes.len(), 2 * SERVICES + 3);
-    // 1,200 lists and as many instances of some 135 bytes each, at 64 KiB a session.
-    assert!(server.sessions() > 5, "{} sessions", server.sessions());
+    // 1,200 lists and as many instances of some 135 bytes each.
+    assert_eq!(server.connections(), 2, "beside that of the writing client");
     put(&client, "/services/orders/comes", b"1").await;
     put(&client, "/services/orders/comes", b"2").await;
     mirror
@@ -539,8 +541,9 @@ async fn one_shot_watches_of_any_length_survive_a_cut() {
         .until_equal(&read_all(&client, "/services").await)
         .await;
     assert_eq!(mirror.completed, 2, "no further trouble");
+    assert_eq!(server.connections(), 2, "the old session has none");
     mirror.stop().await;
-    assert_eq!(server.sessions(), 1, "of the writing client");
+    assert_eq!(server.connections(), 1, "of the writing client");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,15 +10,17 @@ mod compare;
 mod explain;
 pub mod health;
 pub mod holds;
+pub mod host;
 pub mod server;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, future::ready, sync::Arc};
 
 use axum::{
     Router,
-    routing::{get, post},
+    routing::{MethodRouter, get, post},
 };
 use futures_util::future::BoxFuture;
+use host::Hosts;
 use prometheus::Registry;
 pub use server::serve;
 use tokio::sync::watch;
@@ -41,8 +43,14 @@ pub struct Sources {
     pub metrics: Registry,
     pub clients: Arc<dyn ClientList>,
     pub followers: Arc<Followers>,
+    /// The node ids of those who ask for a name that nothing is registered under.
+    pub missing: Arc<Missing>,
     pub resources: Arc<dyn ResourceList>,
     pub operator: Arc<dyn Operator>,
+    /// The hosts that requests may name.
+    pub hosts: Hosts,
+    /// A service answers to its host and to `HOST.SUFFIX`.
+    pub domain_suffix: String,
 }
 
 /// Who does what operators ask for.
@@ -58,6 +66,8 @@ pub trait Operator: Send + Sync {
 
 /// Who follows the endpoints of a service, by its name.
 pub type Followers = dyn Fn(&str) -> Vec<Follower> + Send + Sync;
+
+pub type Missing = dyn Fn(&str) -> Vec<String> + Send + Sync;
 
 /// Who is connected, in the order of connection.
 pub trait ClientList: Send + Sync {
@@ -93,20 +103,87 @@ impl fmt::Debug for Sources {
     }
 }
 
+/// Something that the server serves: path, parameters, and a line about it for `GET /`.
+type Page = (
+    &'static str,
+    &'static str,
+    &'static str,
+    MethodRouter<Sources>,
+);
+
+fn pages() -> [Page; 11] {
+    [
+        (
+            "/livez",
+            "",
+            "200 while the process lives",
+            get(health::livez),
+        ),
+        (
+            "/readyz",
+            "",
+            "200 once the registry is loaded, else 503 and what is missing; notes on what is unusual",
+            get(health::readyz),
+        ),
+        ("/metrics", "", "Prometheus metrics", get(health::metrics)),
+        (
+            "/api/v1/services",
+            "?name=SERVICE",
+            "services and their instances",
+            get(api::services),
+        ),
+        (
+            "/api/v1/rejected",
+            "",
+            "znodes that are left out, and why",
+            get(api::rejected),
+        ),
+        (
+            "/api/v1/holds",
+            "",
+            "instances that are not registered any more and stay served",
+            get(holds::holds),
+        ),
+        (
+            RELEASE,
+            "?service=SERVICE&registry=REGISTRY",
+            "POST, from this machine: releases held instances",
+            post(holds::release),
+        ),
+        (
+            "/api/v1/clients",
+            "",
+            "connected clients and their states",
+            get(api::clients),
+        ),
+        (
+            "/api/v1/config",
+            "?kind=envoy|grpc|onDemand|increments\
+             &type=clusters|endpoints|lbEndpoints|listeners|routes|virtualHosts&name=RESOURCE",
+            "what clients are sent",
+            get(api::config),
+        ),
+        (
+            "/api/v1/explain",
+            "?subject=SERVICE|HOST|ADDRESS|ZNODE",
+            "why something is or is not served",
+            get(explain::explain),
+        ),
+        (
+            "/api/v1/compare",
+            "?left=REGISTRY&right=REGISTRY",
+            "how two registries differ",
+            get(compare::compare),
+        ),
+    ]
+}
+
 fn router(sources: Sources) -> Router {
-    Router::new()
-        .route("/", get(health::index))
-        .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz))
-        .route("/metrics", get(health::metrics))
-        .route("/api/v1/services", get(api::services))
-        .route("/api/v1/rejected", get(api::rejected))
-        .route("/api/v1/clients", get(api::clients))
-        .route("/api/v1/config", get(api::config))
-        .route("/api/v1/holds", get(holds::holds))
-        .route(RELEASE, post(holds::release))
-        .route("/api/v1/explain", get(explain::explain))
-        .route("/api/v1/compare", get(compare::compare))
-        .fallback(api::not_found)
-        .with_state(sources)
+    let pages = pages();
+    let index = health::index(&pages);
+    let mut router = Router::new().route("/", get(move || ready(index)));
+    for (path, _, _, route) in pages {
+        router = router.route(path, route);
+    }
+    router.fallback(api::not_found).with_state(sources)
 }

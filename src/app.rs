@@ -4,14 +4,14 @@
 //! runs, so that port 0 can be asked for. Invariant: every task is one of [`Tasks`], so none ends in
 //! silence; and everything that can fail at the start fails before the first task runs.
 
+mod health;
 mod reporter;
 mod states;
 
 use std::{convert::Infallible, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use imbl::OrdSet;
-use rustix::process::{Resource as Limit, Rlimit, getrlimit, setrlimit};
+use nix::sys::resource::{Resource as Limit, getrlimit, setrlimit};
 use tokio::{
     net::{TcpListener, TcpSocket},
     runtime::{self, Handle, Runtime},
@@ -27,9 +27,11 @@ use self::{
     states::States,
 };
 use crate::{
-    admin::{self, Sources},
+    admin::{self, Sources, host::Hosts},
     config::{self, Config},
-    publish::{Order, Publisher, Readers},
+    places::Places,
+    probe,
+    publish::{Inputs, Order, Publisher, Reach, Readers},
     readiness::Readiness,
     registry::{self, Catalog, Layout},
     resolve,
@@ -37,7 +39,7 @@ use crate::{
     shutdown::{self, Tasks},
     snapshot::Snapshots,
     state, telemetry,
-    translate::{self, Translation},
+    translate::{self, GrpcNaming, Translation},
     xds::{
         self,
         admission::{Admission, Limits},
@@ -57,8 +59,14 @@ pub const DRAIN: Duration = Duration::from_secs(10);
 /// Batches that wait for the publisher; the watcher stops reading when it is full.
 const BATCHES: usize = 64;
 
+/// Addresses that are probed at once, at most.
+const PROBES: usize = 128;
+
 /// Rounds of answers of the resolver that wait for the publisher.
 const RESOLUTIONS: usize = 4;
+
+/// Reports of addresses that refuse connections that wait for the publisher.
+const REFUSALS: usize = 4;
 
 /// Connections that wait to be taken in; the kernel takes what it allows of it. The usual 128 is soon
 /// full when a fleet comes back, and who finds it full tries again after a second, then two, then four.
@@ -187,7 +195,7 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
         thread: &registry_thread,
         stop: &stop,
     }
-    .start(publisher, readers.hosts.clone(), &mut tasks)?;
+    .start(publisher, &readers, &mut tasks)?;
     let context = Context {
         fanout: Fanout::new(readers.snapshots.clone()),
         clients: clients.clone(),
@@ -196,15 +204,17 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
         on_demand: config.mesh.on_demand,
         waking: registry_thread,
         increments: config.mesh.endpoint_increments_above > 0,
+        naming: Some(Arc::new(GrpcNaming::new(&config.mesh.domain_suffix))),
         stop: stop.clone(),
     };
     let routes = add_introspection(routes, &context, &readers, loads);
     // The admin port is there until the last stream has ended, so that probes see the end coming.
     let drained = CancellationToken::new();
     let admin_stop = drained.clone();
+    let places = Places::new(open_files() - reserved_files());
     tasks.spawn("xds", async move {
         let _drained = drained.drop_guard();
-        xds::server::serve(xds_listener, context, routes).await
+        xds::server::serve(xds_listener, context, routes, places).await
     });
     let reporter = Reporter {
         watched,
@@ -217,7 +227,7 @@ pub async fn start(config: &Config, stop: CancellationToken) -> Result<App, Erro
     tasks.spawn("readiness", reporter.run());
     let looked_at = xds::audit::run(clients.clone(), readers.snapshots.clone(), stop.clone());
     tasks.spawn("client audit", looked_at);
-    let sources = sources(&readers, readiness, metrics, clients);
+    let sources = sources(&readers, readiness, metrics, clients, config);
     tasks.spawn("admin", admin::serve(admin_listener, sources, admin_stop));
 
     for registry in &config.registries {
@@ -242,11 +252,12 @@ struct Mirroring<'a> {
 }
 
 impl Mirroring<'_> {
-    /// Watches every registry, looks host names up and publishes; how the registries stand.
+    /// Watches every registry, looks host names up, probes held instances and publishes; returns the states of
+    /// the registries.
     fn start(
         self,
         mut publisher: Publisher,
-        hosts: watch::Receiver<OrdSet<Arc<str>>>,
+        readers: &Readers,
         tasks: &mut Tasks,
     ) -> Result<Vec<Watched>, Error> {
         let metrics = zookeeper::Metrics::register(self.metrics)?;
@@ -262,7 +273,7 @@ impl Mirroring<'_> {
                 let config = registry_config(registry);
                 states.keep(at, &registry.connect, &config, &mut publisher, tasks)
             });
-            let config = zookeeper_config(registry);
+            let config = zookeeper_config(self.config, at);
             let (metrics, stop) = (metrics.clone(), self.stop.clone());
             tasks.spawn_on(self.thread, "zookeeper", async move {
                 let mirror = Watcher::new(config, &metrics, sender, state)?;
@@ -273,18 +284,56 @@ impl Mirroring<'_> {
         let look_ups = resolve::run(
             self.config.dns.refresh,
             resolve::Metrics::register(self.metrics)?,
-            hosts,
+            readers.hosts.clone(),
             resolutions,
             self.stop.clone(),
         );
         // Look-ups that hang end with this thread's runtime, which nobody waits for.
         tasks.spawn_on(self.thread, "resolver", look_ups);
+        let refused = self.probe(&mut publisher, readers, tasks)?;
+        let inputs = Inputs {
+            batches,
+            resolved,
+            refused,
+        };
         let wait = self.config.state.wait;
         tasks.spawn_on(self.thread, "publish", async move {
-            publisher.run(batches, resolved, wait).await;
+            publisher.run(inputs, wait).await;
             Ok::<_, Infallible>(())
         });
         Ok(watched)
+    }
+
+    /// Probes what is held, if that is configured.
+    fn probe(
+        &self,
+        publisher: &mut Publisher,
+        readers: &Readers,
+        tasks: &mut Tasks,
+    ) -> Result<mpsc::Receiver<Vec<SocketAddr>>, Error> {
+        let (refusals, refused) = mpsc::channel(REFUSALS);
+        let metrics = probe::Metrics::register(self.metrics)?;
+        if self.config.guard.probe {
+            for (at, registry) in self.config.registries.iter().enumerate() {
+                let is_local = zookeeper::is_loopback(&registry.connect);
+                publisher.probe(
+                    at,
+                    if is_local {
+                        Reach::Local
+                    } else {
+                        Reach::Remote
+                    },
+                );
+            }
+        }
+        // Each takes two file descriptors.
+        let at_once = (reserved_files() / 8).clamp(1, PROBES);
+        let (probed, stop) = (readers.probed.clone(), self.stop.clone());
+        tasks.spawn(
+            "probe",
+            probe::run(at_once, metrics, probed, refusals, stop),
+        );
+        Ok(refused)
     }
 }
 
@@ -295,16 +344,23 @@ impl App {
     }
 }
 
-/// Each client takes a descriptor, and the usual soft limit of 1,024 is one of another time.
+/// Each client takes a file descriptor, and the usual soft limit is 1,024.
 fn raise_open_files() {
-    let limit = getrlimit(Limit::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
-    if let Err(error) = setrlimit(Limit::Nofile, raised) {
-        warn!(%error, limit = ?limit.current, "the limit of open files stays as it is");
+    let raised = getrlimit(Limit::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Limit::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        warn!(%error, "cannot raise RLIMIT_NOFILE");
     }
+}
+
+fn open_files() -> usize {
+    let soft = getrlimit(Limit::RLIMIT_NOFILE).map_or(1_024, |(soft, _)| soft);
+    usize::try_from(soft).unwrap_or(usize::MAX)
+}
+
+/// File descriptors that no xDS client gets: for the admin port, ZooKeeper, probes, look-ups and files.
+fn reserved_files() -> usize {
+    (open_files() / 2).min(1_024)
 }
 
 fn listen(place: Place, address: SocketAddr) -> Result<TcpListener, Error> {
@@ -331,6 +387,13 @@ fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(asked)
 }
 
+/// Whether one registry is for failing over to from another.
+fn is_ranked(registries: &[config::Registry]) -> bool {
+    let mut priorities = registries.iter().map(|registry| registry.priority);
+    let first = priorities.next();
+    priorities.any(|priority| Some(priority) != first)
+}
+
 fn publisher(
     config: &Config,
     metrics: &prometheus::Registry,
@@ -340,12 +403,16 @@ fn publisher(
         outbound_listen: config.mesh.outbound_listen,
         domain_suffix: config.mesh.domain_suffix.clone(),
         increments_above: config.mesh.endpoint_increments_above,
+        ranked: is_ranked(&config.registries),
+        http: Arc::new(config.mesh.http.translated()),
     });
-    Ok(Publisher::new(
+    let (mut publisher, readers) = Publisher::new(
         Catalog::new(registries.collect(), &config.guard.config()),
         translation,
         registry::Metrics::register(metrics)?,
-    ))
+    );
+    publisher.leave_out_empty_after(config.mesh.empty_services);
+    Ok((publisher, readers))
 }
 
 /// Where the last good states are kept, if they are.
@@ -383,11 +450,17 @@ pub fn registry_config(registry: &config::Registry) -> registry::Config {
     }
 }
 
-/// How a registry's znodes are read.
-pub fn zookeeper_config(registry: &config::Registry) -> zookeeper::Config {
+/// How the znodes of the registry at that place of the configuration are read.
+pub fn zookeeper_config(config: &Config, at: usize) -> zookeeper::Config {
+    let registry = &config.registries[at];
+    let connect_key = match config.registries.len() {
+        1 => "registries[0].connect or --zookeeper".to_owned(),
+        _ => format!("registries[{at}].connect"),
+    };
     zookeeper::Config {
         name: registry.name.clone(),
         connect: registry.connect.clone(),
+        connect_key,
         root: registry.root.clone(),
         layout: layout(registry),
         session_timeout: registry.session_timeout,
@@ -409,9 +482,7 @@ fn limits(config: &config::Xds) -> Limits {
 async fn health_and_reflection() -> Result<(HealthReporter, Routes), Error> {
     let (health, service) = tonic_health::server::health_reporter();
     // Before the port is served: it says SERVING from the start.
-    health
-        .set_service_status("", ServingStatus::NotServing)
-        .await;
+    self::health::report(&health, ServingStatus::NotServing).await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -443,16 +514,21 @@ fn sources(
     readiness: Readiness,
     metrics: prometheus::Registry,
     clients: Clients,
+    config: &Config,
 ) -> Sources {
-    let (snapshots, listed) = (readers.snapshots.clone(), clients.clone());
+    let (listed, asking) = (clients.clone(), clients.clone());
+    let snapshots = readers.snapshots.clone();
     Sources {
         registry: readers.registry.clone(),
         readiness,
         metrics,
-        followers: Arc::new(move |name| listed.followers(ResourceType::Endpoint, name)),
+        followers: Arc::new(move |name| listed.followers(name, &translate::collections_of(name))),
+        missing: Arc::new(move |name| asking.missing(name)),
         clients: Arc::new(move || clients.list()),
         resources: Arc::new(move |edition, kind| resources(&snapshots, edition, kind)),
         operator: Arc::new(Operator(readers.orders.clone())),
+        hosts: Hosts::new(config.admin.listen, &config.admin.hosts),
+        domain_suffix: config.mesh.domain_suffix.clone(),
     }
 }
 

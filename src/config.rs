@@ -26,6 +26,7 @@ use crate::{
         format::FormatChoice,
         shape::{self, Glob},
     },
+    translate,
     zookeeper::Security,
 };
 
@@ -159,6 +160,8 @@ pub struct Xds {
 #[serde(rename_all = "camelCase")]
 pub struct Admin {
     pub listen: SocketAddr,
+    /// Hosts that requests may name besides loopback names and the address itself.
+    pub hosts: Vec<String>,
 }
 
 /// What is rendered for clients.
@@ -173,7 +176,49 @@ pub struct Mesh {
     pub on_demand: bool,
     /// Sidecars take the instances of a service of more than these one by one; 0 for no service.
     pub endpoint_increments_above: usize,
+    /// After how long a service without instances is no longer rendered; 0 for never.
+    #[serde(serialize_with = "duration")]
+    pub empty_services: Duration,
+    pub http: Http,
     pub load_balancing: LoadBalancing,
+}
+
+/// How sidecars treat HTTP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Http {
+    pub max_headers: u32,
+    pub max_header_kib: u32,
+    pub preserve_case: bool,
+    /// Empty for none.
+    pub default_host: String,
+    #[serde(serialize_with = "duration")]
+    pub upstream_idle_timeout: Duration,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        let http = translate::Http::default();
+        Self {
+            max_headers: http.max_headers,
+            max_header_kib: http.max_header_kib,
+            preserve_case: http.preserve_case,
+            default_host: http.host_of_http10.to_string(),
+            upstream_idle_timeout: http.upstream_idle,
+        }
+    }
+}
+
+impl Http {
+    pub fn translated(&self) -> translate::Http {
+        translate::Http {
+            max_headers: self.max_headers,
+            max_header_kib: self.max_header_kib,
+            preserve_case: self.preserve_case,
+            host_of_http10: self.default_host.as_str().into(),
+            upstream_idle: self.upstream_idle_timeout,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -227,6 +272,7 @@ impl Default for Admin {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 15014)),
+            hosts: Vec::new(),
         }
     }
 }
@@ -238,6 +284,8 @@ impl Default for Mesh {
             domain_suffix: "mesh".to_owned(),
             on_demand: false,
             endpoint_increments_above: 0,
+            empty_services: Duration::from_secs(3600),
+            http: Http::default(),
             load_balancing: LoadBalancing::default(),
         }
     }

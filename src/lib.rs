@@ -22,6 +22,8 @@ pub mod commands;
 pub mod config;
 pub mod lint;
 pub mod model;
+pub mod places;
+pub mod probe;
 pub mod publish;
 pub mod readiness;
 pub mod registry;

@@ -89,7 +89,8 @@ impl Survey {
             level: Level::Error,
             check: Check::Unreadable,
             subject: path(znode),
-            message: "cannot be read; let world:anyone read it, or give the credentials".to_owned(),
+            message: "no permission to read it; give the credentials of a user who may, or add world:anyone:r to its ACL"
+                .to_owned(),
         });
         let mut findings: Vec<_> = unreadable.collect();
         for event in &events {
@@ -113,7 +114,7 @@ impl Survey {
         }
     }
 
-    /// The host names that registrations hold; until they are resolved, these are rejected.
+    /// The host names that registrations hold; until they are resolved, these have no instances.
     pub fn wanted_hosts(&self) -> Vec<Arc<str>> {
         self.index.wanted_hosts().into_iter().collect()
     }

@@ -242,6 +242,20 @@ pub enum Health {
     Disabled(Box<str>),
 }
 
+/// Why an instance is disabled that was not written within its time to live.
+const LAPSED: &str = "not written within its TTL";
+
+impl Health {
+    /// The instance was not written within its time to live.
+    pub fn lapsed() -> Self {
+        Self::Disabled(LAPSED.into())
+    }
+
+    pub fn is_lapsed(&self) -> bool {
+        matches!(self, Self::Disabled(why) if **why == *LAPSED)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -1,19 +1,21 @@
 //! The loop between the registry and the clients: batches in, snapshots out.
 //!
-//! It refuses to know znodes, payloads and messages; it owns the three machines that do, is their
-//! only writer and tells them the time. Batches that wait are taken together, so a burst is translated
+//! It owns the machines that know znodes, payloads and messages, is their only writer and tells them the time. Batches that wait are taken together, so a burst is translated
 //! once and a quiet registry publishes at once. Invariant: nothing is published before the registry was mirrored
 //! completely, and what is published then shows exactly what the registry shows.
 
 mod alarms;
+mod empties;
 mod hosts;
+mod probes;
 mod record;
 mod rejections;
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use futures_util::{FutureExt, StreamExt};
@@ -25,12 +27,16 @@ use tokio::{
 use tokio_stream::{StreamMap, wrappers::ReceiverStream};
 use tracing::{debug, info, warn};
 
-pub use self::record::Record;
-use self::{hosts::Hosts, rejections::Rejections};
+use self::{empties::Empties, hosts::Hosts, probes::Probes, rejections::Rejections};
+pub use self::{probes::Reach, record::Record};
 use crate::{
-    registry::{self, Batch, Catalog, Changes, Former, Guarded, Picture, Touched, catalog::join},
+    registry::{
+        self, Batch, Catalog, Changes, Former, Guarded, Picture, Touched, catalog::join,
+        guard::Time,
+    },
     resolve::Resolved,
     snapshot::Snapshots,
+    state::clock::now,
     translate::{Translation, Update},
 };
 
@@ -41,14 +47,18 @@ const BATCHES_AT_ONCE: usize = 256;
 /// Orders of operators that wait.
 const ORDERS: usize = 8;
 
-/// How long the clock is trusted to go on evenly.
-const CLOCK: Duration = Duration::from_secs(60);
+/// How often the loop goes round at least, so that a time in which the process stood still is noticed.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// In milliseconds: a longer time between two rounds is one in which nobody looked.
+const STOOD_STILL: Time = 3_000;
 
 /// The single writer of the mirror and of the snapshots.
 #[derive(Debug)]
 pub struct Publisher {
     catalog: Catalog,
     translation: Translation,
+    empties: Empties,
     snapshots: Snapshots,
     metrics: registry::Metrics,
     rejections: Rejections,
@@ -56,10 +66,24 @@ pub struct Publisher {
     records: BTreeMap<usize, Record>,
     /// When what was restored is served, if the registries were not seen by then.
     restored_due: Option<time::Instant>,
+    /// When the loop went round last.
+    looked: Option<Time>,
     orders: mpsc::Receiver<Order>,
     registry: watch::Sender<Picture>,
     resources: watch::Sender<Arc<Snapshots>>,
     hosts: Hosts,
+    probes: Probes,
+}
+
+/// What the publisher reads.
+#[derive(Debug)]
+pub struct Inputs {
+    /// One for each registry, in the order of the configuration.
+    pub batches: Vec<mpsc::Receiver<Batch>>,
+    /// The addresses of [`Readers::hosts`].
+    pub resolved: mpsc::Receiver<Vec<Resolved>>,
+    /// Those of [`Readers::probed`] that refuse connections.
+    pub refused: mpsc::Receiver<Vec<SocketAddr>>,
 }
 
 /// What an operator wants: to let go what is held of one service or all, in one registry or all.
@@ -76,8 +100,12 @@ enum Step {
     Batch(usize, Batch),
     /// What became of host names.
     Resolved(Vec<Resolved>),
+    /// These addresses refuse connections.
+    Refused(Vec<SocketAddr>),
     /// Something changes by time alone.
     Time,
+    /// Services that are empty for long are no longer rendered.
+    Empty,
     Restored,
     Order(Order),
 }
@@ -90,6 +118,8 @@ pub struct Readers {
     pub orders: mpsc::Sender<Order>,
     /// The host names to look up.
     pub hosts: watch::Receiver<OrdSet<Arc<str>>>,
+    /// The addresses to probe.
+    pub probed: watch::Receiver<OrdSet<SocketAddr>>,
 }
 
 impl Publisher {
@@ -103,26 +133,36 @@ impl Publisher {
         let (order, orders) = mpsc::channel(ORDERS);
         let snapshots_now = Snapshots::default();
         let (hosts, wanted) = Hosts::new();
+        let (probes, addresses) = Probes::new();
         let readers = Readers {
             registry: registry_reader,
             snapshots,
             orders: order,
             hosts: wanted,
+            probed: addresses,
         };
         let publisher = Self {
             catalog,
             translation,
+            empties: Empties::default(),
             snapshots: snapshots_now,
             metrics,
             rejections: Rejections::default(),
             records: BTreeMap::new(),
             restored_due: None,
+            looked: None,
             orders,
             registry,
             resources,
             hosts,
+            probes,
         };
         (publisher, readers)
+    }
+
+    /// Services that had no instance for so long are no longer rendered; 0 for never.
+    pub fn leave_out_empty_after(&mut self, after: Duration) {
+        self.empties = Empties::new(after);
     }
 
     /// Begins with what a former process knew of the registry at that place of the configuration.
@@ -135,23 +175,28 @@ impl Publisher {
         self.records.insert(registry, record);
     }
 
-    /// Runs until nobody sends batches any more. There is one receiver for each registry, in the
-    /// order of the configuration. `resolved` tells what became of [`Readers::hosts`]. What was
-    /// restored is served after `wait`.
-    pub async fn run(
-        mut self,
-        batches: Vec<mpsc::Receiver<Batch>>,
-        mut resolved: mpsc::Receiver<Vec<Resolved>>,
-        wait: Duration,
-    ) {
+    /// Has the held instances of the registry at that place probed.
+    pub fn probe(&mut self, registry: usize, reach: Reach) {
+        self.probes.add(registry, reach);
+    }
+
+    /// Runs until all senders of batches are gone. What was restored is served after `wait`.
+    pub async fn run(mut self, inputs: Inputs, wait: Duration) {
+        let Inputs {
+            batches,
+            mut resolved,
+            mut refused,
+        } = inputs;
         let streams = batches.into_iter().map(ReceiverStream::new);
         let mut batches: Batches = streams.enumerate().collect();
         self.restored_due = Some(time::Instant::now() + wait);
-        while let Some(step) = self.next(&mut batches, &mut resolved).await {
+        while let Some(step) = (self.next(&mut batches, &mut resolved, &mut refused)).await {
             match step {
                 Step::Batch(registry, batch) => self.take_in(Some((registry, batch)), &mut batches),
                 Step::Resolved(all) => self.resolve(&all),
+                Step::Refused(all) => self.remove_refused(&all),
                 Step::Time => self.take_in(None, &mut batches),
+                Step::Empty => self.leave_out_empty(),
                 Step::Restored => self.serve_restored(),
                 Step::Order(order) => self.obey(order),
             }
@@ -162,17 +207,40 @@ impl Publisher {
         &mut self,
         batches: &mut Batches,
         resolved: &mut mpsc::Receiver<Vec<Resolved>>,
+        refused: &mut mpsc::Receiver<Vec<SocketAddr>>,
     ) -> Option<Step> {
         loop {
-            tokio::select! {
-                batch = batches.next() => return batch.map(|(at, batch)| Step::Batch(at, batch)),
-                Some(resolved) = resolved.recv() => return Some(Step::Resolved(resolved)),
-                () = until(self.catalog.due()) => return Some(Step::Time),
-                () = self.hosts.due() => return Some(Step::Time),
-                () = at(self.restored_due) => return Some(Step::Restored),
-                Some(order) = self.orders.recv() => return Some(Step::Order(order)),
-                () = self.rejections.due() => self.rejections.tell_count(),
+            let step = tokio::select! {
+                batch = batches.next() => {
+                    let (at, batch) = batch?;
+                    Some(Step::Batch(at, batch))
+                }
+                Some(resolved) = resolved.recv() => Some(Step::Resolved(resolved)),
+                Some(refused) = refused.recv() => Some(Step::Refused(refused)),
+                () = until(self.catalog.due()) => Some(Step::Time),
+                () = self.hosts.due() => Some(Step::Time),
+                () = at(self.empties.due().map(Into::into)) => Some(Step::Empty),
+                () = at(self.restored_due) => Some(Step::Restored),
+                Some(order) = self.orders.recv() => Some(Step::Order(order)),
+                () = self.rejections.due() => {
+                    self.rejections.report(|path| self.catalog.rejects(path));
+                    None
+                }
+                () = sleep(BEAT) => None,
+            };
+            self.look();
+            if step.is_some() {
+                return step;
             }
+        }
+    }
+
+    /// Notices that the process stood still.
+    fn look(&mut self) {
+        let now = now();
+        let away = now.time - self.looked.replace(now.time).unwrap_or(now.time);
+        if away > STOOD_STILL {
+            self.catalog.stood_still(away, now);
         }
     }
 
@@ -219,6 +287,11 @@ impl Publisher {
         self.publish_now(Changes::new());
     }
 
+    fn leave_out_empty(&mut self) {
+        let expired = self.empties.expired(Instant::now()).into_iter();
+        self.publish_now(expired.map(|name| (name, Touched::All)).collect());
+    }
+
     fn resolve(&mut self, all: &[Resolved]) {
         let mut news = None;
         for Resolved { name, addresses } in all {
@@ -227,6 +300,19 @@ impl Publisher {
             }
         }
         if let Some(changes) = news {
+            self.publish_now(changes);
+        }
+    }
+
+    /// Removes the held instances at addresses that refuse connections.
+    fn remove_refused(&mut self, addresses: &[SocketAddr]) {
+        let (mut removed, mut changes) = (0, Changes::new());
+        for (registry, refused) in self.probes.of(addresses) {
+            let (count, of_registry) = self.catalog.refused(registry, &refused, now());
+            removed += count;
+            join(&mut changes, of_registry);
+        }
+        if removed > 0 {
             self.publish_now(changes);
         }
     }
@@ -252,17 +338,19 @@ impl Publisher {
         }
         for (at, registry) in self.catalog.registries().iter().enumerate() {
             self.metrics.show(registry);
+            self.probes.follow(at, registry.holds());
             if let Some(record) = self.records.get_mut(&at) {
                 record.draw(registry);
             }
         }
+        self.probes.send();
         self.registry.send_replace(picture);
         // Last: the log is in nobody's way.
         for (registry, notice) in &notices {
             self.metrics.count(registry, notice);
         }
         alarms::tell(&notices);
-        self.rejections.tell(self.catalog.take_rejections());
+        self.rejections.add(self.catalog.take_rejections());
     }
 
     /// Whether the first snapshot has all that was served before the process began.
@@ -276,8 +364,12 @@ impl Publisher {
             let all = picture.services.keys().cloned();
             changes.extend(all.map(|name| (name, Touched::All)));
         }
+        let now = Instant::now();
+        let empties = &mut self.empties;
         let services = changes.iter().map(|(name, touched)| {
             let service = picture.services.get(name);
+            let rendered = empties.is_rendered(name, service.map(|s| s.instances.len()), now);
+            let service = service.filter(|_| rendered);
             (&**name, service.map(|service| (service, touched)))
         });
         let updates = self.translation.apply(services);
@@ -316,14 +408,6 @@ impl Publisher {
 
 type Batches = StreamMap<usize, ReceiverStream<Batch>>;
 
-/// Milliseconds since the epoch.
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| {
-        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-    })
-}
-
 async fn at(due: Option<time::Instant>) {
     match due {
         Some(due) => time::sleep_until(due).await,
@@ -331,14 +415,13 @@ async fn at(due: Option<time::Instant>) {
     }
 }
 
-/// Until the clock shows that time; for ever without one.
-async fn until(due: Option<i64>) {
+/// Until the steady clock shows that time; for ever without one.
+async fn until(due: Option<Time>) {
     let Some(due) = due else {
         return std::future::pending().await;
     };
-    // The clock may be set meanwhile, so it is looked at now and then.
-    let wait = u64::try_from(due.saturating_sub(now())).unwrap_or_default();
-    sleep(Duration::from_millis(wait).min(CLOCK)).await;
+    let wait = u64::try_from(due.saturating_sub(now().time)).unwrap_or_default();
+    sleep(Duration::from_millis(wait)).await;
 }
 
 /// A number that log readers can compare, to the microsecond.

@@ -18,6 +18,7 @@ pub mod guarded;
 pub mod index;
 pub mod journal;
 pub mod layout;
+pub mod linger;
 pub mod metrics;
 pub mod name;
 pub mod reason;
@@ -26,6 +27,7 @@ mod roster;
 pub mod shape;
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
@@ -34,14 +36,16 @@ use std::{
 use bytes::Bytes;
 use imbl::OrdMap;
 
-use crate::model::Service;
+use crate::model::{Service, Socket};
 
 pub use crate::model::Touched;
 pub use catalog::{Catalog, Mirrored, Picture};
 pub use format::FormatChoice;
 pub use guarded::{Addresses, Former, Guarded, Restored};
 pub use index::{Index, Resolution};
-pub use layout::Layout;
+pub use layout::{Layout, Place};
+
+pub use linger::Lingering;
 pub use metrics::Metrics;
 pub use shape::Shape;
 
@@ -58,9 +62,42 @@ pub struct Config {
     pub priority: u8,
     /// Nothing is served before it was seen.
     pub required: bool,
-    /// Instances that were not written for that long are not served.
+    /// Instances in znodes without a session that were not written for that long are not served.
     pub ttl: Option<Duration>,
     pub shape: Shape,
+}
+
+/// A moment by two clocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// By a clock that is never set: everything that lasts is measured by it.
+    pub time: guard::Time,
+    /// Milliseconds since the epoch, by a clock that may be set at any time: it is shown, and compared with times
+    /// that others wrote.
+    pub wall: i64,
+}
+
+impl Moment {
+    /// What the wall clock shows beyond the other one.
+    pub fn epoch(self) -> i64 {
+        self.wall.saturating_sub(self.time)
+    }
+
+    /// So many milliseconds earlier, by both clocks.
+    #[must_use]
+    pub fn before(self, time: guard::Time) -> Self {
+        Self {
+            time: self.time.saturating_sub(time),
+            wall: self.wall.saturating_sub(time),
+        }
+    }
+}
+
+/// Both clocks show the same.
+impl From<i64> for Moment {
+    fn from(time: i64) -> Self {
+        Self { time, wall: time }
+    }
 }
 
 /// What ZooKeeper says of a znode beside its data.
@@ -72,8 +109,19 @@ pub struct Stat {
     pub ctime: i64,
     /// Milliseconds since the epoch.
     pub mtime: i64,
-    /// The session that holds an ephemeral znode; 0 for a persistent one.
+    /// The session that holds an ephemeral znode; 0 for a persistent one. See [`Stat::session`].
     pub ephemeral_owner: i64,
+}
+
+impl Stat {
+    /// The session that holds the znode, if one does. Of a container or a znode with a TTL of ZooKeeper's own the
+    /// field says that instead.
+    pub fn session(&self) -> Option<i64> {
+        const CONTAINER: i64 = i64::MIN;
+        let [kind, ..] = self.ephemeral_owner.to_be_bytes();
+        let is_session = !matches!(self.ephemeral_owner, 0 | CONTAINER) && kind != 0xff;
+        is_session.then_some(self.ephemeral_owner)
+    }
 }
 
 /// One thing that became known of the tree. Paths are relative to the registry's root, without a
@@ -95,6 +143,7 @@ pub enum Event {
 
 /// Events that take effect together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // Any of them may be set without the others.
 pub struct Batch {
     pub events: Vec<Event>,
     /// With this batch the registry equals the tree: the end of a load or of a resync.
@@ -103,6 +152,8 @@ pub struct Batch {
     pub audited: bool,
     /// From now on the registry may be older than the tree, until the next complete batch.
     pub stale: bool,
+    /// There is no root, and never was one as far as is known: nothing is to come until somebody creates it.
+    pub absent: bool,
     /// When the first of the changes became known, if a change was what it began with.
     pub observed: Option<Instant>,
 }
@@ -120,8 +171,54 @@ pub struct View {
     pub services: OrdMap<Arc<str>, Arc<Service>>,
     /// By full path.
     pub rejected: OrdMap<String, Rejected>,
+    /// Znodes whose host name is being looked up for the first time, by full path.
+    pub waiting: OrdMap<String, Arc<str>>,
     /// What of the services is gone, and held.
     pub holds: guard::Holds,
+    /// What of the services is gone, and stays served for a moment.
+    pub lingering: linger::Lingering,
+}
+
+impl View {
+    /// Whether one of the instances is registered, and not served for another reason.
+    pub fn is_registered(&self, service: &str, socket: Socket) -> bool {
+        self.holds.get(service, socket).is_none() && self.lingering.get(service, socket).is_none()
+    }
+}
+
+impl Config {
+    /// The full path of a znode, by its path below the root.
+    pub fn path(&self, below: &str) -> String {
+        format!("{}/{below}", self.root.trim_end_matches('/'))
+    }
+
+    /// The path below the root; `None` for a path elsewhere.
+    pub fn below<'p>(&self, path: &'p str) -> Option<&'p str> {
+        let below = path.strip_prefix(self.root.trim_end_matches('/'))?;
+        below.strip_prefix('/').or(below.is_empty().then_some(""))
+    }
+
+    /// The name of the service whose znode, or one of whose instances, is at a path below the root. `None` where
+    /// the layout has none or the configuration leaves it out.
+    pub fn service_at(&self, below: &str) -> Option<String> {
+        let (Place::Service(service) | Place::Between(service) | Place::Instance(service)) =
+            self.layout.place(below)
+        else {
+            return None;
+        };
+        self.called(service).map(Cow::into_owned)
+    }
+
+    /// The name of the service whose znode has this path below the root; `None` if the configuration leaves it out.
+    fn called<'s>(&self, service: &'s str) -> Option<Cow<'s, str>> {
+        let name = if service.contains('/') {
+            Cow::Owned(service.replace('/', "."))
+        } else {
+            Cow::Borrowed(service)
+        };
+        let renamed = |name: Cow<'s, str>| self.shape.rename(&name).map_or(name, Cow::Owned);
+        self.shape.selects(&name).then(|| renamed(name))
+    }
 }
 
 /// How much a registry holds.

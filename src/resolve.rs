@@ -41,8 +41,10 @@ const AT_ONCE: usize = 16;
 /// How long one may take: about what a name server that lives needs at most. Longer ones go on in their
 /// threads, as nothing can end them, and are asked for again.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How often it is said again that names cannot be looked up.
+/// How soon the log may say again that names in use cannot be looked up, if their number changed.
 const HINT: Duration = Duration::from_secs(60);
+/// How often it says so while nothing changes.
+const REMINDER: Duration = Duration::from_secs(3600);
 
 pub type Answer = Result<Vec<IpAddr>, String>;
 
@@ -78,7 +80,7 @@ struct Resolver<L> {
     look_up: L,
     patience: Duration,
     metrics: Metrics,
-    /// When the log heard last that names cannot be looked up, and how many of them.
+    /// When the log last said that names in use cannot be looked up, and how many.
     told: Option<(Instant, usize)>,
 }
 
@@ -130,27 +132,30 @@ impl<L: Fn(Arc<str>) -> BoxFuture<'static, Answer>> Resolver<L> {
         }
     }
 
-    /// Of many names that fail together the log hears once, with one of them as an example; again if
-    /// there are others, or if they are in use.
+    /// Logs that names in use cannot be looked up: once for all of them, with one as an example, and again at a
+    /// bounded rate. A name that was never found is reported with the znode that it keeps from being served.
     fn tell(&mut self) {
         let state = self.names.state();
         self.metrics.set(&state);
         let now = Instant::now();
-        let count = state.stale + state.unresolved;
         let due = self.told.is_none_or(|(at, told)| {
-            now.duration_since(at) >= HINT && (state.stale > 0 || told != count)
+            let since = now.duration_since(at);
+            since >= REMINDER || (since >= HINT && told != state.lasting)
         });
         match (&state.failing, self.told) {
             (Some((name, reason)), _) if due => {
-                self.told = Some((now, count));
+                self.told = Some((now, state.lasting));
                 warn!(
-                    %name, %reason, stale = state.stale, unresolved = state.unresolved,
-                    "host names cannot be looked up; trying on, and addresses that were found before stay in use"
+                    %name, %reason, names = state.lasting,
+                    "host names cannot be looked up; retrying, and the addresses found before stay in use"
                 );
             }
             (None, Some(_)) => {
                 self.told = None;
-                info!(names = state.wanted, "all host names are resolved");
+                info!(
+                    names = state.wanted,
+                    "the host names in use can be looked up again"
+                );
             }
             _ => {}
         }

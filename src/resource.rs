@@ -6,6 +6,7 @@
 //! content has one version on every replica, before and after a restart.
 
 pub mod json;
+mod naming;
 mod stamp;
 
 use std::{
@@ -19,6 +20,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::encoding::{WireType, decode_varint, encode_key, encode_varint, encoded_len_varint};
 use xxhash_rust::xxh3::Xxh3;
 
+pub use naming::{Made, Naming, canonical_host};
 pub use stamp::{STAMP, Stamp, Stamps};
 
 /// The kinds of resources, in the order in which they are pushed (make before break).
@@ -145,6 +147,8 @@ pub struct Profile {
     pub on_demand: bool,
     /// A sidecar that takes the endpoints of large services one by one.
     pub increments: bool,
+    /// gRPC's Go library, which does not tell its caller why a cluster has no endpoints.
+    pub grpc_go: bool,
 }
 
 impl Profile {
@@ -159,6 +163,7 @@ impl Profile {
             kind,
             on_demand: false,
             increments: false,
+            grpc_go: false,
         }
     }
 
@@ -309,6 +314,16 @@ impl Resource {
     pub fn aliased(&self, aliases: &BTreeSet<Arc<str>>) -> Self {
         let delta = delta_field(&self.name, self.version, &self.sotw_field(), aliases);
         Self::encoded(self.kind, self.name.clone(), self.version, delta)
+    }
+
+    /// The same content under another name; for types whose message has its name in the field 1.
+    #[must_use]
+    pub fn renamed(&self, name: &str) -> Self {
+        let mut body = BytesMut::from(&*self.body());
+        // Of a field that occurs twice the last counts.
+        put_field(&mut body, 1, name.as_bytes());
+        let version = Version::of(&(self.version, name));
+        Self::new(self.kind, name, version, &body)
     }
 
     /// Tells a client that asked for it by these names that there is none. Only for types of which

@@ -5,6 +5,10 @@
 
 use std::{any::Any, collections::HashMap, fs, future::Future, io, time::Duration};
 
+use nix::{
+    libc::{SIGRTMAX, SIGRTMIN},
+    sys::signal::Signal as Number,
+};
 use tokio::{
     runtime::Handle,
     signal::unix::{Signal, SignalKind, signal},
@@ -31,21 +35,24 @@ pub enum Error {
     },
 }
 
-/// The signals that ask the process to end.
+/// The signals that ask the process to end: SIGTERM, SIGINT, SIGQUIT and SIGHUP.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    quit: Signal,
     /// The terminal went away; none under `nohup`.
     hangup: Option<Signal>,
 }
 
 impl Signals {
-    /// From here on these signals do nothing by themselves.
+    /// From here on no signal ends the process by itself, but those that cannot be caught and those of faults.
     pub fn catch() -> io::Result<Self> {
+        ignore_others()?;
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
             hangup: if hangup_is_ignored() {
                 None
             } else {
@@ -59,9 +66,40 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
+            _ = self.quit.recv() => "SIGQUIT",
             Some(()) = recv(self.hangup.as_mut()) => "SIGHUP",
         }
     }
+}
+
+/// Signals that would end the process, though they ask for something that it does not do. Rust's runtime ignores
+/// SIGPIPE.
+const OTHERS: [Number; 10] = [
+    Number::SIGUSR1,
+    Number::SIGUSR2,
+    Number::SIGALRM,
+    Number::SIGVTALRM,
+    Number::SIGPROF,
+    Number::SIGIO,
+    Number::SIGPWR,
+    Number::SIGSTKFLT,
+    Number::SIGXCPU,
+    Number::SIGXFSZ,
+];
+
+/// Logs signals that mean nothing here. They are caught rather than ignored: a child would inherit the latter.
+fn ignore_others() -> io::Result<()> {
+    let named = OTHERS.map(|number| (number as i32, number.as_str().to_owned()));
+    let real_time = (SIGRTMIN()..=SIGRTMAX()).map(|number| (number, format!("signal {number}")));
+    for (number, name) in named.into_iter().chain(real_time) {
+        let mut signals = signal(SignalKind::from_raw(number))?;
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                tracing::info!(signal = name, "signal ignored; SIGTERM stops the process");
+            }
+        });
+    }
+    Ok(())
 }
 
 async fn recv(signal: Option<&mut Signal>) -> Option<()> {

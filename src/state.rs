@@ -4,29 +4,33 @@
 //! Event ──▶ Recorder ──Picture──▶ Writer ──▶ DIRECTORY/REGISTRY.state ──read──▶ Restored: events to replay
 //! ```
 //!
-//! Kept are the znodes as they were told, not what was made of them: with the last good data of one whose
-//! present data are bad, with those that are gone but held by the guard, and with what the host names resolved
-//! to, since nothing can be served of a name that is not looked up yet. It refuses to know payloads,
-//! clients and what happens to a state that is read. Files are small enough to be written as a whole.
+//! Kept are the znodes as they were told, not what was made of them, with the last good data of one whose present
+//! data are bad; what host names resolved to, since nothing can be served of a name that is not looked up yet; and
+//! what the guard holds or may still bring back, as it was served: the names of its znodes may belong to others by
+//! then. Files are small enough to be written as a whole.
 //!
 //! Invariants: whenever the process is killed, the file is the old or the new one; a file that is not exactly
 //! what was written, of another version or of another registry is never used, and kept aside for a look.
 
+pub mod clock;
 mod codec;
 pub mod file;
+#[cfg(test)]
+mod properties;
 mod recorder;
 pub mod writer;
 
 use std::{path::PathBuf, sync::Arc};
 
 use crate::registry::{
-    Addresses, Batch, Event, Stat,
-    guard::{Resumed, Time, Trip},
+    Addresses, Batch, Stat,
+    guard::{Gone, Resumed, Time, Trip},
 };
 
 pub use self::{
+    clock::Stamp,
     file::{Error, read},
-    recorder::{Noted, Picture, Recorder},
+    recorder::{Kept, Noted, Picture, Recorder},
     writer::{Metrics, Writer},
 };
 
@@ -70,33 +74,38 @@ fn ensemble(connect: &str) -> (&str, &str) {
     connect.split_once('/').unwrap_or((connect, ""))
 }
 
-/// A state that was read.
+/// A state that was read, with times by the clock of who reads it.
 #[derive(Debug)]
 pub struct Restored {
-    /// When a process last said that this is its state.
-    pub known: Time,
+    /// For how many milliseconds nobody looked at the registry.
+    pub away: Time,
     picture: Picture,
     pub held: Vec<Resumed>,
     pub trip: Option<Trip>,
+    /// What went shortly before and was not held.
+    pub recent: Vec<Gone>,
 }
 
 impl Restored {
-    /// All znodes, also those that are held; a bad one behind its last good data.
-    pub fn replay(&self) -> Batch {
-        let all = self.picture.znodes.iter().chain(&self.picture.gone);
-        Batch {
-            events: all.flat_map(|(path, znode)| znode.events(path)).collect(),
-            ..Batch::default()
-        }
+    /// It was true at `then`, and it is `now`: its times become those of the present clock.
+    fn since(mut self, then: &Stamp, now: &Stamp) -> Self {
+        self.away = then.until(now);
+        let by = (now.at.time)
+            .saturating_sub(self.away)
+            .saturating_sub(then.at.time);
+        let shift = |time: &mut Time| *time = time.saturating_add(by);
+        let held = self.held.iter_mut().flat_map(|resumed| &mut resumed.held);
+        held.for_each(|(_, since)| shift(since));
+        self.trip.iter_mut().for_each(|trip| shift(&mut trip.since));
+        self.recent.iter_mut().for_each(|gone| shift(&mut gone.at));
+        self
     }
 
-    /// What takes the znodes away again that were gone.
-    pub fn departures(&self) -> Batch {
-        let delete = |path: &Arc<str>| Event::Delete {
-            path: Arc::clone(path),
-        };
+    /// All znodes; a bad one behind its last good data.
+    pub fn replay(&self) -> Batch {
+        let all = self.picture.znodes.iter();
         Batch {
-            events: self.picture.gone.keys().map(delete).collect(),
+            events: all.flat_map(|(path, znode)| znode.events(path)).collect(),
             ..Batch::default()
         }
     }
@@ -118,7 +127,7 @@ impl Restored {
 
     /// What host names resolved to.
     pub fn addresses(&self) -> Addresses {
-        self.picture.addresses.clone()
+        self.picture.kept.addresses.clone()
     }
 
     /// Goes on recording from here.

@@ -88,7 +88,7 @@ fn of_level(level: Level) -> String {
     }
 }
 
-/// A registry that holds `meshkeeper_build_info` so far.
+/// A registry with `meshkeeper_build_info` and the `process_*` metrics.
 pub fn metrics() -> prometheus::Result<Registry> {
     let registry = Registry::new();
     let options = Opts::new(
@@ -100,6 +100,10 @@ pub fn metrics() -> prometheus::Result<Registry> {
     build.set(1);
     let collector: Box<dyn Collector> = Box::new(build);
     registry.register(collector)?;
+    #[cfg(target_os = "linux")]
+    registry.register(Box::new(
+        prometheus::process_collector::ProcessCollector::for_self(),
+    ))?;
     Ok(registry)
 }
 

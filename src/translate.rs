@@ -5,6 +5,7 @@
 //!          ├─▶ endpoint   NAME for both kinds; increments: of a large service each for itself
 //!          ├─▶ route      virtual hosts of `outbound` for Envoy, NAME for gRPC
 //!          └─▶ listener   `outbound` for Envoy, NAME for gRPC
+//!    alias, by_name       gRPC listeners under other names; what a name gets that nothing is registered under
 //!    on_demand            `outbound` for sidecars that load services on demand
 //! ```
 //!
@@ -13,13 +14,17 @@
 //! whatever came before, save that a Maglev table only grows while its cluster lives; whatever the
 //! services are, no client rejects what comes out. Source: `DESIGN.md`'s names and weighted random.
 
+mod alias;
+mod by_name;
 mod cluster;
 mod endpoint;
+mod http;
 mod increments;
 mod listener;
 mod maglev;
 mod name;
 mod on_demand;
+mod outliers;
 mod rendering;
 mod route;
 mod tally;
@@ -34,9 +39,11 @@ mod tests;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
+pub use self::http::Http;
 use self::{
+    alias::Aliases,
     cluster::{EnvoyCluster, GrpcCluster},
-    endpoint::{envoy_assignment, grpc_assignment},
+    endpoint::{Localities, envoy_assignment, grpc_assignment},
     increments::{Large, is_large, member_names},
     listener::{GrpcListener, OutboundListener},
     maglev::TableSize,
@@ -46,6 +53,7 @@ use self::{
     route::{GrpcRoutes, VirtualHosts},
     tally::Tally,
 };
+pub use self::{by_name::GrpcNaming, increments::collections_of};
 use crate::{
     model::{Service, Touched},
     resource::{Edition, Resource, ResourceType, Version},
@@ -60,6 +68,10 @@ pub struct Config {
     pub domain_suffix: String,
     /// Sidecars take the instances of a service of more than these one by one; 0 for no service.
     pub increments_above: usize,
+    /// Whether instances may have different priorities.
+    pub ranked: bool,
+    /// How sidecars treat HTTP.
+    pub http: Arc<Http>,
 }
 
 /// What a change of services means for one edition.
@@ -88,6 +100,7 @@ pub struct Translation {
     config: Config,
     services: BTreeMap<Arc<str>, Rendered>,
     hosts: VirtualHosts,
+    aliases: Aliases,
     listener: Option<Version>,
     on_demand: Versions,
 }
@@ -99,6 +112,7 @@ struct Rendered {
     table: TableSize,
     envoy: Versions,
     grpc: Versions,
+    localities: Localities,
     /// What those hold who take it one by one, if it is large.
     large: Option<Box<Large>>,
     /// Kept up to date where there are many instances, or endpoints that are told one by one.
@@ -119,6 +133,7 @@ impl Translation {
             hosts: VirtualHosts::new(Suffix::new(&config.domain_suffix)),
             config,
             services: BTreeMap::new(),
+            aliases: Aliases::default(),
             listener: None,
             on_demand: Versions::default(),
         }
@@ -149,7 +164,8 @@ impl Translation {
             self.put(service, touched, updates);
         }
         let address = self.config.outbound_listen;
-        let listener = render(OutboundListener { address }, &mut self.listener);
+        let http = self.config.http.clone();
+        let listener = render(OutboundListener { address, http }, &mut self.listener);
         envoy.put.extend(listener);
         self.hosts.render(&mut envoy);
         vec![envoy, grpc, self.on_demand(), increments]
@@ -159,7 +175,8 @@ impl Translation {
         let mut update = Update::new(Edition::OnDemand);
         let address = self.config.outbound_listen;
         let last = &mut self.on_demand;
-        let listener = OnDemandListener { address };
+        let http = self.config.http.clone();
+        let listener = OnDemandListener { address, http };
         update.put.extend(render(listener, &mut last.listener));
         update.put.extend(render(OnDemandRoutes, &mut last.routes));
         update
@@ -188,20 +205,23 @@ impl Translation {
         for kind in [
             ResourceType::Cluster,
             ResourceType::Endpoint,
-            ResourceType::Listener,
             ResourceType::Route,
         ] {
             grpc.remove.push((kind, name.clone()));
         }
+        let is_service = |name: &str| self.services.contains_key(name);
+        self.aliases.remove(&name, is_service, grpc);
     }
 
     fn put(&mut self, service: &Arc<Service>, touched: &Touched, updates: [&mut Update; 3]) {
         if !self.services.contains_key(&service.name) {
             self.hosts.insert(service);
+            let is_service = |name: &str| self.services.contains_key(name);
+            self.aliases.insert(service, is_service, updates[1]);
         }
         let rendered = self.services.entry(service.name.clone()).or_default();
         rendered.host = service.host.clone();
-        rendered.put(service, touched, self.config.increments_above, updates);
+        rendered.put(service, touched, &self.config, updates);
     }
 }
 
@@ -210,7 +230,7 @@ impl Rendered {
         &mut self,
         service: &Arc<Service>,
         touched: &Touched,
-        above: usize,
+        config: &Config,
         [envoy, grpc, increments]: [&mut Update; 3],
     ) {
         let before = self.tally.as_ref().map(|tally| tally.service().clone());
@@ -221,8 +241,9 @@ impl Rendered {
             }
             _ => Box::new(Tally::of(service)),
         };
-        let whole = self.put_envoy(&tally, &mut envoy.put);
-        self.put_grpc(&tally, &mut grpc.put);
+        let above = config.increments_above;
+        let whole = self.put_envoy(&tally, config, &mut envoy.put);
+        self.put_grpc(&tally, config.ranked, &mut grpc.put);
         if above > 0 {
             self.put_increments(before, service, touched, whole, above, increments);
         }
@@ -231,12 +252,23 @@ impl Rendered {
     }
 
     /// Returns the whole assignment if it is another than before.
-    fn put_envoy(&mut self, tally: &Tally, put: &mut Vec<Arc<Resource>>) -> Option<Arc<Resource>> {
+    fn put_envoy(
+        &mut self,
+        tally: &Tally,
+        config: &Config,
+        put: &mut Vec<Arc<Resource>>,
+    ) -> Option<Arc<Resource>> {
         let name = tally.service().name.clone();
         self.table = tally.table(self.table);
         let table = self.table;
         let last = &mut self.envoy;
-        put.extend(render(EnvoyCluster { name, table }, &mut last.cluster));
+        let cluster = EnvoyCluster {
+            name,
+            table,
+            ranked: config.ranked,
+            http: config.http.clone(),
+        };
+        put.extend(render(cluster, &mut last.cluster));
         let whole = whole(tally.service(), tally.envoy(), &mut last.endpoints);
         put.extend(whole.clone());
         whole
@@ -274,21 +306,31 @@ impl Rendered {
         update.put.extend(whole(service, version, &mut None));
     }
 
-    fn put_grpc(&mut self, tally: &Tally, put: &mut Vec<Arc<Resource>>) {
+    fn put_grpc(&mut self, tally: &Tally, ranked: bool, put: &mut Vec<Arc<Resource>>) {
         let service = tally.service();
         let name = || service.name.clone();
         let last = &mut self.grpc;
-        put.extend(render(GrpcCluster { name: name() }, &mut last.cluster));
+        let cluster = GrpcCluster {
+            name: name(),
+            ranked,
+        };
+        put.extend(render(cluster, &mut last.cluster));
         let shared = service.clone();
+        self.localities = self.localities.of(tally.grpc_endpoints());
+        let localities = self.localities;
         put.extend(render_later(
             ResourceType::Endpoint,
             &service.name,
-            tally.grpc(),
+            tally.grpc(localities),
             &mut last.endpoints,
-            move || grpc_assignment(&shared),
+            move || grpc_assignment(&shared, localities),
         ));
         put.extend(render(GrpcListener { name: name() }, &mut last.listener));
-        put.extend(render(GrpcRoutes { name: name() }, &mut last.routes));
+        let routes = GrpcRoutes {
+            name: name(),
+            callable: tally.grpc_endpoints() > 0,
+        };
+        put.extend(render(routes, &mut last.routes));
     }
 
     /// The names of what is told one by one.

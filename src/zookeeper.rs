@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use crate::registry::layout::Layout;
 
 pub use self::{
-    connect_string::{check_connect, check_root, check_secure_connect},
+    connect_string::{check_connect, check_root, check_secure_connect, is_loopback},
     load::{LoadError, Loaded, load},
     metrics::Metrics,
     security::Security,
@@ -39,6 +39,8 @@ pub struct Config {
     pub name: String,
     /// `host:port[,host:port…][/chroot]`
     pub connect: String,
+    /// Where that is set, for the log: `registries[0].connect`.
+    pub connect_key: String,
     /// The path whose children are services, below the chroot.
     pub root: String,
     /// What is read below the root.
@@ -55,9 +57,14 @@ pub enum Error {
     Connect { name: String, reason: String },
     #[error("registry {name}: root: {reason}")]
     Root { name: String, reason: String },
-    #[error("registry {name}: nobody takes what is read from ZooKeeper any more")]
+    #[error("registry {name}: the receiver of what is read from ZooKeeper was dropped")]
     Abandoned { name: String },
+    /// Only where the watcher was asked not to wait.
+    #[error("registry {name}: {reason}")]
+    Unreachable { name: String, reason: String },
 }
+
+const READ_ONLY: &str = "read from a server that is read-only: its ensemble has no quorum, so what is served may be old";
 
 /// Where a registry stands, for readiness and operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,12 +81,14 @@ pub enum Status {
     /// No session yet; why the last attempt failed, if one did.
     Connecting { reason: Option<String> },
     /// Connected, but the root does not exist and nothing was ever loaded.
-    /// `root` with the chroot.
-    RootAbsent { root: String },
+    /// `root` with the chroot; `beside` says what there is instead.
+    RootAbsent { root: String, beside: String },
     /// Connected; the tree is being read, for the first time or again.
     Loading,
     /// What was published is what ZooKeeper has.
     Synced,
+    /// What was published was read from a server that has no quorum, and may be old.
+    ReadOnly,
     /// What was published stands, and may be old.
     Disconnected { reason: String },
 }
@@ -107,7 +116,10 @@ impl fmt::Display for Status {
             Self::Connecting {
                 reason: Some(reason),
             } => write!(f, "connecting: {reason}"),
-            Self::RootAbsent { root } => write!(f, "waiting for {root} to be created"),
+            Self::RootAbsent { root, beside } => {
+                write!(f, "waiting for {root} to be created; {beside}")
+            }
+            Self::ReadOnly => f.write_str(READ_ONLY),
             Self::Loading => f.write_str("loading"),
             Self::Synced => f.write_str("synced"),
             Self::Disconnected { reason } => write!(f, "disconnected: {reason}"),

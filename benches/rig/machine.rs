@@ -5,7 +5,7 @@
 
 use std::{fs, process::Command, time::Duration};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// The core of what is measured, and the core of ZooKeeper and the load client.
 pub const SERVER: &str = "0";
@@ -21,12 +21,8 @@ pub fn settle() {
     if !moved.is_ok_and(|output| output.status.success()) {
         println!("There is no second core, or no taskset: everything shares what there is.\n");
     }
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    setrlimit(Resource::Nofile, raised).expect("the hard limit is allowed");
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("the hard limit is allowed");
 }
 
 /// Runs the program on the server's core, where there is one.
@@ -43,7 +39,7 @@ pub fn on_server_core(program: &str) -> Command {
 
 /// How many files, and so connections, a process may have open.
 pub fn files() -> u64 {
-    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft)
 }
 
 pub fn load_average() -> String {

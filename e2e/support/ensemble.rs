@@ -12,7 +12,7 @@ use super::{
     disk::Disk,
     proxy::Proxy,
     wait::until,
-    zookeeper::{ZooKeeper, free_port},
+    zookeeper::{Setup, ZooKeeper, free_port},
 };
 
 /// How many ticks a follower and its leader may not hear of each other: 4 s.
@@ -41,10 +41,28 @@ impl Ensemble {
 
     /// With further lines of configuration, and with disks that can be filled.
     pub async fn start_with(size: usize, lines: &str, small_disks: bool) -> Self {
+        let setup = Setup {
+            config: lines.to_owned(),
+            ..Setup::default()
+        };
+        Self::start_as(size, &setup, small_disks).await
+    }
+
+    /// Servers that answer reads without a quorum.
+    pub async fn start_read_only(size: usize, lines: &str) -> Self {
+        let setup = Setup {
+            config: lines.to_owned(),
+            java: vec!["-Dreadonlymode.enabled=true".to_owned()],
+            ..Setup::default()
+        };
+        Self::start_as(size, &setup, false).await
+    }
+
+    async fn start_as(size: usize, setup: &Setup, small_disks: bool) -> Self {
         let ports: Vec<_> = (0..size).map(|_| (free_port(), free_port())).collect();
         let mut nodes = Vec::new();
         for own in 0..size {
-            nodes.push(Node::new(own, &ports, lines, small_disks).await);
+            nodes.push(Node::new(own, &ports, setup, small_disks).await);
         }
         let mut ensemble = Self { nodes };
         for node in 0..size {
@@ -82,6 +100,11 @@ impl Ensemble {
     pub fn leader(&self) -> Option<usize> {
         let leads = |node: &Node| node.mode().is_some_and(|mode| mode != "follower");
         self.nodes.iter().position(leads)
+    }
+
+    /// How a server describes itself, while it answers.
+    pub fn mode(&self, node: usize) -> Option<String> {
+        block_in_place(|| self.nodes[node].server.mode())
     }
 
     /// Somebody who serves and does not lead.
@@ -156,9 +179,9 @@ impl Ensemble {
 
 impl Node {
     /// `ports`: where each server takes followers, and votes.
-    async fn new(own: usize, ports: &[(u16, u16)], extra: &str, small_disk: bool) -> Self {
+    async fn new(own: usize, ports: &[(u16, u16)], setup: &Setup, small_disk: bool) -> Self {
         let mut links = Vec::new();
-        let mut config = String::from(extra);
+        let mut config = setup.config.clone();
         if ports.len() > 1 {
             let _ = writeln!(config, "initLimit=50\nsyncLimit={SYNC_LIMIT}");
             for (at, &(follow, vote)) in ports.iter().enumerate() {
@@ -170,7 +193,11 @@ impl Node {
                 let _ = writeln!(config, "server.{}=127.0.0.1:{follow}:{vote}", at + 1);
             }
         }
-        let mut server = ZooKeeper::absent_with(&config);
+        let mut server = ZooKeeper::absent_as(Setup {
+            config,
+            java: setup.java.clone(),
+            ..Setup::default()
+        });
         let data = server.directory().join("data");
         fs::create_dir(&data).unwrap();
         let disk = small_disk.then(|| Disk::mount(&data));
@@ -188,7 +215,9 @@ impl Node {
         }
     }
 
+    /// While it has a quorum.
     fn mode(&self) -> Option<String> {
-        block_in_place(|| self.server.mode())
+        let mode = block_in_place(|| self.server.mode());
+        mode.filter(|mode| mode != "read-only")
     }
 }

@@ -60,6 +60,18 @@ impl Envoy {
     }
 
     async fn with(xds: SocketAddr, outbound: SocketAddr, node: &str, flags: &[&str]) -> Self {
+        let binary = components().join("envoy/bin/envoy");
+        Self::of_binary(&binary, xds, outbound, node, flags).await
+    }
+
+    /// Of another version.
+    pub async fn of_binary(
+        binary: &Path,
+        xds: SocketAddr,
+        outbound: SocketAddr,
+        node: &str,
+        flags: &[&str],
+    ) -> Self {
         let folder = TempDir::new().unwrap();
         let admin = free_address();
         let bootstrap = std::process::Command::new(env!("CARGO_BIN_EXE_meshkeeper"))
@@ -73,7 +85,7 @@ impl Envoy {
         let file = folder.path().join("bootstrap.yaml");
         std::fs::write(&file, bootstrap.stdout).unwrap();
         let id = std::process::id() * 8 + BASE_ID.fetch_add(1, Ordering::Relaxed);
-        let child = Command::new(components().join("envoy/bin/envoy"))
+        let child = Command::new(binary)
             .args([
                 "--base-id",
                 &id.to_string(),

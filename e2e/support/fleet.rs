@@ -55,6 +55,28 @@ impl Program {
         )
     }
 
+    /// A provider of dubbo-go's at a level (`interface`, `application` or `all`) that listens on a port and registers
+    /// it, with further parameters; at application level it registers `address` instead, if there is one.
+    pub fn dubbo_go(
+        connect: &str,
+        level: &str,
+        port: u16,
+        address: Option<std::net::SocketAddr>,
+        parameters: &[&str],
+    ) -> Self {
+        let mut command = Command::new(components().join("go-programs/dubbo-go"));
+        if let Some(address) = address {
+            command
+                .env("DUBBO_IP_TO_REGISTRY", address.ip().to_string())
+                .env("DUBBO_PORT_TO_REGISTRY", address.port().to_string());
+        }
+        Self::spawn(
+            command
+                .args([connect, level, &port.to_string()])
+                .args(parameters),
+        )
+    }
+
     pub fn finagle(zookeeper: &ZooKeeper) -> Self {
         Self::spawn(java("serverset", "ServerSetMember").arg(zookeeper.connect()))
     }

@@ -16,14 +16,21 @@ use tokio::{
     time::timeout,
 };
 
-use super::{envoy::components, wait::PATIENCE};
+use super::{
+    envoy::components,
+    wait::{PATIENCE, until},
+};
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Library {
     /// gRPC C-core, through grpcio.
     Core,
     /// grpc-js with its xDS plug-in.
     Js,
+    /// grpc-go.
+    Go,
+    /// grpc-java.
+    Java,
 }
 
 /// A client of one target; it ends with the test.
@@ -36,19 +43,10 @@ pub struct Client {
 
 impl Client {
     pub fn start(library: Library, xds: SocketAddr, service: &str) -> Self {
-        let folder = TempDir::new().unwrap();
-        let bootstrap = std::process::Command::new(env!("CARGO_BIN_EXE_meshkeeper"))
-            .args(["bootstrap", "grpc", "--node-id", "grpc-test", "--xds"])
-            .arg(xds.to_string())
-            .output()
-            .unwrap();
-        assert!(bootstrap.status.success(), "{bootstrap:?}");
-        let file = folder.path().join("bootstrap.json");
-        std::fs::write(&file, bootstrap.stdout).unwrap();
-        let mut child = library
-            .command()
-            .arg(format!("xds:///{service}"))
-            .env("GRPC_XDS_BOOTSTRAP", &file)
+        let mut command = library.command();
+        command.arg(format!("xds:///{service}"));
+        let folder = bootstrapped(&mut command, &format!("grpc-{library:?}"), &[xds]);
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -62,6 +60,11 @@ impl Client {
             input,
             output,
         }
+    }
+
+    /// One of each library, started at once.
+    pub fn start_all(xds: SocketAddr, service: &str) -> [(Library, Self); Library::ALL.len()] {
+        Library::ALL.map(|library| (library, Self::start(library, xds, service)))
     }
 
     /// Gives a command and returns its one line of answer.
@@ -84,10 +87,63 @@ impl Client {
         assert_eq!(report["failures"], serde_json::json!({}), "{report}");
         serde_json::from_value(report["counts"].clone()).unwrap()
     }
+
+    /// Makes one call: why it failed, if it did.
+    pub async fn fails(&mut self) -> Option<String> {
+        let report = self.tell("call 1").await;
+        report["failures"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .next()
+            .cloned()
+    }
+
+    /// Calls until one is answered.
+    pub async fn answered(&mut self) {
+        until("an answer", async || {
+            self.fails().await.is_none().then_some(())
+        })
+        .await;
+    }
+
+    /// Calls until all calls are refused with a message that has both in it; the message.
+    pub async fn refused(&mut self, name: &str, why: &str) -> String {
+        until("calls that fail", async || {
+            let report = self.tell("call 5").await;
+            let failures = report["failures"].as_object()?.keys();
+            let mut named = failures.filter(|failure| {
+                failure.starts_with("UNAVAILABLE")
+                    && failure.contains(name)
+                    && failure.contains(why)
+            });
+            let failure = named.next()?.clone();
+            (report["counts"] == serde_json::json!({})).then_some(failure)
+        })
+        .await
+    }
+}
+
+/// Writes a bootstrap and has the program read it; the folder has to outlive the program.
+fn bootstrapped(command: &mut Command, node: &str, xds: &[SocketAddr]) -> TempDir {
+    let folder = TempDir::new().unwrap();
+    let mut bootstrap = std::process::Command::new(env!("CARGO_BIN_EXE_meshkeeper"));
+    bootstrap.args(["bootstrap", "grpc", "--node-id", node]);
+    for address in xds {
+        bootstrap.args(["--xds", &address.to_string()]);
+    }
+    let bootstrap = bootstrap.output().unwrap();
+    assert!(bootstrap.status.success(), "{bootstrap:?}");
+    let file = folder.path().join("bootstrap.json");
+    std::fs::write(&file, bootstrap.stdout).unwrap();
+    command.env("GRPC_XDS_BOOTSTRAP", &file);
+    folder
 }
 
 impl Library {
-    pub const ALL: [Self; 2] = [Self::Core, Self::Js];
+    pub const ALL: [Self; 4] = [Self::Core, Self::Js, Self::Go, Self::Java];
+    /// Those whose servers get their listeners over xDS here.
+    pub const SERVERS: [Self; 3] = [Self::Core, Self::Go, Self::Java];
 
     fn command(self) -> Command {
         match self {
@@ -101,8 +157,45 @@ impl Library {
                 command.arg(scripts().join("client.mjs"));
                 command
             }
+            Self::Go => Command::new(components().join("go-programs/grpc-go")),
+            Self::Java => java("Client"),
         }
     }
+
+    /// A server that answers with that name.
+    fn server(self, name: &str) -> Command {
+        let mut command = match self {
+            Self::Core => {
+                let mut command = Command::new(components().join("grpc-python/bin/python"));
+                command.arg(scripts().join("server.py"));
+                command
+            }
+            Self::Go => {
+                let mut command = Command::new(components().join("go-programs/grpc-go"));
+                command.arg("serve");
+                command
+            }
+            Self::Java => java("Server"),
+            Self::Js => unimplemented!("no test has a grpc-js server"),
+        };
+        command.arg(name);
+        command
+    }
+}
+
+/// Starts quickly rather than running fast.
+fn java(class: &str) -> Command {
+    let built = components().join("grpc-java/target");
+    let path = format!("{0}/classes:{0}/lib/*", built.display());
+    let mut command = Command::new("java");
+    command.args([
+        "-XX:TieredStopAtLevel=1",
+        "-XX:+UseSerialGC",
+        "-cp",
+        &path,
+        class,
+    ]);
+    command
 }
 
 fn scripts() -> PathBuf {
@@ -139,6 +232,39 @@ impl Backends {
         Self {
             _child: child,
             addresses,
+        }
+    }
+}
+
+/// A gRPC server that gets its listener over xDS; it ends with the test.
+pub struct Server {
+    _child: Child,
+    _folder: TempDir,
+    _lines: Lines<BufReader<ChildStdout>>,
+    pub address: SocketAddr,
+}
+
+impl Server {
+    /// Started; it serves once it has its listener.
+    pub async fn start(library: Library, xds: SocketAddr, name: &str) -> Self {
+        let mut command = library.server(name);
+        let folder = bootstrapped(&mut command, name, &[xds]);
+        let mut child = command
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the gRPC servers are installed: e2e/components/install.sh all");
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let line = timeout(PATIENCE, lines.next_line())
+            .await
+            .expect("a line in time");
+        let line: Value = serde_json::from_str(&line.unwrap().unwrap()).unwrap();
+        let port = u16::try_from(line["port"].as_u64().unwrap()).unwrap();
+        Self {
+            _child: child,
+            _folder: folder,
+            _lines: lines,
+            address: SocketAddr::from(([127, 0, 0, 1], port)),
         }
     }
 }

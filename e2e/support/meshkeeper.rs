@@ -7,6 +7,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use super::{
+    clock,
     http::Http,
     wait::{free_address, until},
 };
@@ -80,6 +81,20 @@ impl MeshKeeper {
         std::fs::write(folder.path().join("hosts"), hosts).unwrap();
         let registry = format!("{{name: main, connect: \"{zookeeper}\", sessionTimeout: 4s}}");
         Self::spawn_in(folder, &registry, "", "", sections)
+    }
+
+    /// Ready, with a wall clock that [`MeshKeeper::set_clock`] sets.
+    pub async fn start_with_clock(zookeeper: &str, sections: &str) -> Self {
+        let folder = TempDir::new().unwrap();
+        clock::build(folder.path());
+        let server = Self::spawn_in(folder, &registry(zookeeper, ""), "", "", sections);
+        server.ready().await;
+        server
+    }
+
+    /// Sets its wall clock: so many seconds beyond the machine's.
+    pub fn set_clock(&self, seconds: i64) {
+        clock::set(self.folder.path(), seconds);
     }
 
     pub fn set_hosts(&self, hosts: &str) {
@@ -257,6 +272,7 @@ fn serve(folder: &TempDir) -> Child {
     } else {
         Command::new(binary)
     };
+    clock::through(folder.path(), &mut command);
     command
         .args(["serve", "--config"])
         .arg(folder.path().join("meshkeeper.yaml"))

@@ -1,6 +1,13 @@
 //! A TCP proxy on loopback that does to connections what networks do.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -49,6 +56,7 @@ pub struct Proxy {
     weather: watch::Sender<Weather>,
     /// Counts the cuts; a connection lives through none.
     cuts: watch::Sender<u64>,
+    accepted: Arc<AtomicU64>,
     accepting: JoinHandle<()>,
 }
 
@@ -69,8 +77,11 @@ impl Proxy {
         let address = listener.local_addr().expect("an address");
         let (weather, seen) = watch::channel(CLEAR);
         let (cuts, cuts_seen) = watch::channel(0);
+        let accepted = Arc::new(AtomicU64::new(0));
+        let counted = accepted.clone();
         let accepting = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::Relaxed);
                 if !seen.borrow().refuses {
                     let (weather, mut cuts) = (seen.clone(), cuts_seen.clone());
                     cuts.mark_unchanged();
@@ -86,8 +97,14 @@ impl Proxy {
             address,
             weather,
             cuts,
+            accepted,
             accepting,
         }
+    }
+
+    /// How many connections it has accepted.
+    pub fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
     }
 
     pub fn connect(&self) -> String {

@@ -22,6 +22,15 @@ impl Tree {
         self.create(service, id, data, CreateMode::Ephemeral).await;
     }
 
+    /// A persistent instance anywhere, with all that is above it.
+    pub async fn create_at(&self, path: &str, data: &[u8]) {
+        let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
+        if let Some((parent, _)) = path.rsplit_once('/') {
+            self.0.mkdir(parent, &options).await.unwrap();
+        }
+        self.0.create(path, data, &options).await.unwrap();
+    }
+
     /// An instance that outlives its session.
     pub async fn write_persistent(&self, service: &str, id: &str, data: &[u8]) {
         self.create(service, id, data, CreateMode::Persistent).await;

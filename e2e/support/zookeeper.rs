@@ -95,14 +95,6 @@ impl ZooKeeper {
         Self::absent_as(Setup::default())
     }
 
-    /// The same, with further lines of configuration.
-    pub fn absent_with(lines: &str) -> Self {
-        Self::absent_as(Setup {
-            config: lines.to_owned(),
-            ..Setup::default()
-        })
-    }
-
     pub fn absent_as(setup: Setup) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let port = free_port();
@@ -223,6 +215,13 @@ impl ZooKeeper {
         let line = answer.lines().find(|l| l.starts_with("zk_global_sessions"));
         let count = line.and_then(|line| line.split_whitespace().last());
         count.and_then(|count| count.parse().ok()).expect("a count")
+    }
+
+    /// How many clients are connected that have a session.
+    pub fn connections(&self) -> usize {
+        let answer = ask(self.port, "cons").expect("a running server");
+        let with_session = |line: &&str| line.contains("sid=0x");
+        answer.lines().filter(with_session).count()
     }
 
     /// What it wrote to its log since it was started.

@@ -22,6 +22,10 @@ pub(super) fn registration(connect: &str, data: &[u8]) -> Registration {
         service: "orders".to_owned(),
         id: "i-1".to_owned(),
         data: data.to_vec(),
+        check: |_, data| match data {
+            b"bad" => Err("bad".to_owned()),
+            _ => Ok(()),
+        },
         session_timeout: SHORT_SESSION,
         security: Security::default(),
     }
@@ -180,4 +184,57 @@ async fn stopping_does_not_wait_for_a_server_that_is_gone() {
         "{:?}",
         began.elapsed()
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_else_wrote_outlives_the_session_and_what_cannot_be_served_does_not() {
+    let server = ZooKeeper::start();
+    let proxy = Proxy::start(server.port()).await;
+    let client = server.client().await;
+    let path = "/services/orders/i-1";
+    let mut held = Held::start(registration(&proxy.connect(), b"weight 100")).await;
+    let expire = async |held: &mut Held| {
+        proxy.cut();
+        proxy.pause();
+        held.until(false).await;
+        proxy.resume();
+        held.until(true).await;
+        client.get_data(path).await.unwrap().0
+    };
+    for data in [b"weight 0", b"weight 9"] {
+        client.set_data(path, data, None).await.unwrap();
+        read(&client, path).await;
+        assert_eq!(expire(&mut held).await, data);
+    }
+    client.set_data(path, b"bad", None).await.unwrap();
+    read(&client, path).await;
+    assert_eq!(expire(&mut held).await, b"weight 9");
+    // Within the session, and written while there is no connection.
+    proxy.cut();
+    client.set_data(path, b"weight 7", None).await.unwrap();
+    read(&client, path).await;
+    let deleted = client.get_data(path).await.unwrap().1.czxid;
+    client.delete(path, None).await.unwrap();
+    let again = timeout(PATIENCE, async {
+        loop {
+            match client.get_data(path).await {
+                Ok((data, stat)) if stat.czxid > deleted => return data,
+                _ => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    });
+    assert_eq!(again.await.expect("it comes again"), b"weight 7");
+    held.stop().await;
+
+    let restarted = Held::start(registration(&server.connect(), b"weight 100")).await;
+    assert_eq!(client.get_data(path).await.unwrap().0, b"weight 100");
+    restarted.stop().await;
+}
+
+/// Time for the holder to read what was written: nothing outside shows that it did.
+async fn read(client: &zookeeper_client::Client, path: &str) {
+    for _ in 0..50 {
+        client.check_stat(path).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

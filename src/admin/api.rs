@@ -211,10 +211,10 @@ pub(super) struct InstanceView<'a> {
     weight: Weight,
     zone: Option<&'a str>,
     pub health: String,
-    state: &'static str,
+    pub state: &'static str,
     metadata: &'a Metadata,
     priority: u8,
-    registry: &'a str,
+    pub registry: &'a str,
     path: String,
     format: &'a str,
     czxid: i64,
@@ -274,6 +274,15 @@ pub(super) fn state(service: &Service, instance: &Instance, picture: &Picture) -
                 .is_some() =>
         {
             "held"
+        }
+        Some(of)
+            if of
+                .view
+                .lingering
+                .get(&service.name, instance.socket())
+                .is_some() =>
+        {
+            "lingering"
         }
         Some(of) if of.restored.is_some() => "restored",
         _ => "registered",

@@ -1,10 +1,18 @@
 //! Why something is or is not served.
 //!
 //! Everything here is looked up when it is asked for, in what the process holds anyway: the registries'
-//! views, the journal and the open streams. It refuses to change anything. Invariant: an answer says
-//! nothing that the views and the journal do not hold at that moment.
+//! views, the journal, the readiness notes and the open streams. It changes nothing. Invariant: an answer says
+//! only what these hold at that moment.
 
-use std::{collections::BTreeSet, fmt::Write, net::SocketAddr, sync::Arc};
+mod subject;
+mod summary;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use axum::{
     extract::{Query, State},
@@ -12,17 +20,24 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 
+use self::subject::Asked;
 use super::{
     Sources,
     api::{Answer, InstanceView, Parameters, Refusal, RejectedView, bad_query, respond, state},
+    holds::day,
 };
 use crate::{
-    model::{Instance, Service},
+    model::{Health, Instance, Service, Weight},
+    readiness::Status,
     registry::{
         Mirrored, Picture,
-        journal::{Entry, Subject},
+        journal::{Address, Entry, Subject, is_below},
+        reason,
     },
-    xds::{clients::Follower, status},
+    xds::{
+        clients::Follower,
+        status::{self, ClientStatus},
+    },
 };
 
 /// Entries of the journal in one answer, the newest.
@@ -47,10 +62,26 @@ pub async fn explain(State(sources): State<Sources>, query: Parameters<ExplainQu
     };
     let picture = sources.registry.borrow().clone();
     respond(move |body| {
-        let explanation = Explanation::of(&picture, &subject, |name| (sources.followers)(name));
+        let moment = Moment {
+            picture: &picture,
+            status: sources.readiness.status(),
+            suffix: &sources.domain_suffix,
+            clients: sources.clients.clients(),
+        };
+        let mut explanation = Explanation::of(&moment, &subject, |name| (sources.followers)(name));
+        explanation.note_missing((sources.missing)(&subject));
         serde_json::to_writer_pretty(body, &explanation)
     })
     .await
+}
+
+/// All that an explanation is made of.
+struct Moment<'a> {
+    picture: &'a Picture,
+    status: Status,
+    /// The suffix of the mesh's host names.
+    suffix: &'a str,
+    clients: Vec<ClientStatus>,
 }
 
 #[derive(Serialize)]
@@ -62,8 +93,22 @@ struct Explanation<'a> {
     services: Vec<ServiceView<'a>>,
     instances: Vec<Registered<'a>>,
     rejected: Vec<RejectedView<'a>>,
+    /// Znodes whose host name is being looked up for the first time.
+    waiting: Vec<WaitingView<'a>>,
     /// The newest first.
     journal: Vec<EntryView<'a>>,
+    /// What is unusual about the server or its registries now, as `/readyz` has it.
+    notes: Vec<String>,
+    /// The node ids of gRPC clients that ask for the name though nothing is registered under it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    asked_by: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct WaitingView<'a> {
+    registry: &'a str,
+    path: &'a str,
+    host: &'a str,
 }
 
 #[derive(Serialize)]
@@ -121,6 +166,11 @@ struct Registered<'a> {
     service: &'a str,
     /// Whether clients are told of this very registration.
     told: bool,
+    /// `yes`, `no`, or why it is told and gets no new requests.
+    served: &'static str,
+    /// When a held one was last known to be registered.
+    #[serde(skip_serializing_if = "Option::is_none", rename = "heldSince")]
+    held_since: Option<String>,
     #[serde(flatten)]
     instance: InstanceView<'a>,
 }
@@ -142,7 +192,7 @@ struct EntryView<'a> {
 impl<'a> EntryView<'a> {
     fn of(entry: &'a Entry) -> Self {
         Self {
-            at: time(entry.at),
+            at: day(entry.at),
             registry: &entry.registry,
             what: entry.what.verb(),
             service: entry.what.service().map(|service| &**service),
@@ -153,33 +203,17 @@ impl<'a> EntryView<'a> {
     }
 }
 
-/// Milliseconds since the epoch as RFC 3339 has them.
-fn time(at: i64) -> String {
-    let nanos = i32::try_from(at.rem_euclid(1000) * 1_000_000).unwrap_or_default();
-    let seconds = at.div_euclid(1000);
-    prost_types::Timestamp { seconds, nanos }.to_string()
-}
-
 impl<'a> Explanation<'a> {
-    fn of(picture: &'a Picture, asked: &'a str, followers: impl Fn(&str) -> Vec<Follower>) -> Self {
-        // A service may be asked for by its host.
-        let by_host = || {
-            picture
-                .services
-                .values()
-                .find(|service| *service.host == *asked)
-        };
-        let known = picture.services.contains_key(asked);
-        let subject = match (Subject::of(asked), by_host().filter(|_| !known)) {
-            (Subject::Service(_), Some(service)) => Subject::Service(&service.name),
-            (subject, _) => subject,
-        };
-        let instances = registered(picture, &subject);
-        let mut names: BTreeSet<&str> = instances.iter().map(|of| of.service).collect();
-        if let Subject::Service(name) = subject {
-            names.insert(name);
+    fn of(moment: &Moment<'a>, text: &'a str, followers: impl Fn(&str) -> Vec<Follower>) -> Self {
+        let picture = moment.picture;
+        let asked = Asked::of(picture, text, moment.suffix);
+        let instances = registered(moment, &asked.subject);
+        let mut names: BTreeSet<Arc<str>> =
+            instances.iter().map(|of| Arc::from(of.service)).collect();
+        if let Subject::Services(of) | Subject::Znode { services: of, .. } = &asked.subject {
+            names.extend(of.iter().cloned());
         }
-        let services = names.iter().filter_map(|name| picture.services.get(*name));
+        let services = names.iter().filter_map(|name| picture.services.get(name));
         let services: Vec<_> = services
             .map(|service| ServiceView {
                 name: &service.name,
@@ -189,39 +223,129 @@ impl<'a> Explanation<'a> {
                 clients: Clients::of(followers(&service.name)),
             })
             .collect();
-        let rejected = rejected(picture, &subject);
-        let journal = picture.journal.entries().rev();
-        let journal = journal
-            .filter(|entry| entry.concerns(&subject))
-            .take(JOURNAL);
-        let journal: Vec<_> = journal.map(|entry| EntryView::of(entry)).collect();
-        Self {
-            summary: summary(&services, &instances, &rejected, &journal),
-            subject: asked,
+        let journal = journal(picture, &asked.subject, &instances);
+        let mut explanation = Self {
+            subject: text,
+            summary: String::new(),
             services,
             instances,
-            rejected,
-            journal,
+            rejected: rejected(picture, &asked),
+            waiting: waiting(picture, &asked),
+            journal: journal.into_iter().map(EntryView::of).collect(),
+            notes: notes(moment),
+            asked_by: Vec::new(),
+        };
+        explanation.summary = summary::of(&explanation, moment, &asked.subject);
+        explanation
+    }
+
+    fn note_missing(&mut self, mut clients: Vec<String>) {
+        if clients.is_empty() {
+            return;
         }
+        let count = clients.len();
+        let _ = write!(
+            self.summary,
+            "; {count} gRPC clients ask for it, and their calls fail: nothing is registered under this name"
+        );
+        clients.truncate(CLIENTS);
+        self.asked_by = clients;
     }
 }
 
-fn registered<'a>(picture: &'a Picture, subject: &Subject<'_>) -> Vec<Registered<'a>> {
+/// The newest entries about the subject. Those about a whole registry only where the subject is, or was, in it.
+fn journal<'a>(
+    picture: &'a Picture,
+    subject: &Subject<'_>,
+    instances: &[Registered<'_>],
+) -> Vec<&'a Entry> {
+    let entries = picture.journal.entries().rev().map(|entry| &**entry);
+    let entries: Vec<_> = entries.filter(|entry| entry.concerns(subject)).collect();
+    let all = entries.iter().copied();
+    let own = all.filter(|entry| !entry.is_of_registry());
+    let own = own.map(|entry| &*entry.registry);
+    let registries: BTreeSet<&str> = (instances.iter().map(|one| one.instance.registry))
+        .chain(own)
+        .collect();
+    let is_near = |entry: &&Entry| {
+        !entry.is_of_registry() || registries.is_empty() || registries.contains(&*entry.registry)
+    };
+    entries.into_iter().filter(is_near).take(JOURNAL).collect()
+}
+
+/// What is missing, then what is unusual, then what clients reject.
+fn notes(moment: &Moment<'_>) -> Vec<String> {
+    let pending = moment.status.pending.iter();
+    let pending = pending.map(|name| format!("waiting for: {name}"));
+    let notes = moment.status.notes.iter();
+    let notes = notes.map(|(subject, text)| format!("{subject}: {text}"));
+    pending
+        .chain(notes)
+        .chain(rejections(rejected_types(&moment.clients)))
+        .collect()
+}
+
+/// What clients reject: node id, type and error.
+fn rejected_types(clients: &[ClientStatus]) -> impl Iterator<Item = (&str, &str, &str)> {
+    clients.iter().flat_map(|client| {
+        let errors = client.types.iter();
+        let errors = errors.filter_map(|(kind, of)| Some((&**kind, of.error.as_deref()?)));
+        errors.map(|(kind, error)| (&*client.node_id, kind, error))
+    })
+}
+
+/// A line for each type that clients reject: a sidecar without its listener serves no service.
+fn rejections<'c>(rejected: impl Iterator<Item = (&'c str, &'c str, &'c str)>) -> Vec<String> {
+    let mut kinds = BTreeMap::<&str, (usize, String)>::new();
+    for (node, kind, error) in rejected {
+        let example = || format!("{node}: {}", error.trim_end());
+        let (count, _) = kinds.entry(kind).or_insert_with(|| (0, example()));
+        *count += 1;
+    }
+    let line = |(kind, (count, example)): (&str, (usize, String))| {
+        format!("rejected {kind}: {count} clients, as {example} (`meshkeeper clients`)")
+    };
+    kinds.into_iter().map(line).collect()
+}
+
+fn registered<'a>(moment: &Moment<'a>, subject: &Subject<'_>) -> Vec<Registered<'a>> {
     let mut found = Vec::new();
-    for mirrored in picture.registries.iter() {
+    for mirrored in moment.picture.registries.iter() {
         for service in services_of(mirrored, subject) {
-            for instance in instances_of(service, subject) {
-                let shown = picture.services.get(&service.name);
-                let shown = shown.and_then(|shown| shown.instances.get(instance.socket()));
-                found.push(Registered {
-                    service: &service.name,
-                    told: shown.is_some_and(|shown| is_same(shown, instance)) && is_told(instance),
-                    instance: InstanceView::of(instance, state(service, instance, picture)),
-                });
-            }
+            let instances = instances_of(mirrored, service, subject).into_iter();
+            found.extend(instances.map(|i| Registered::of(moment, mirrored, service, i)));
         }
     }
     found
+}
+
+impl<'a> Registered<'a> {
+    fn of(
+        moment: &Moment<'a>,
+        mirrored: &'a Mirrored,
+        service: &'a Service,
+        instance: &'a Instance,
+    ) -> Self {
+        let picture = moment.picture;
+        let shown = picture.services.get(&service.name);
+        let shown = shown.and_then(|shown| shown.instances.get(instance.socket()));
+        let told = moment.status.is_ready()
+            && shown.is_some_and(|shown| is_same(shown, instance))
+            && is_told(instance);
+        let held = mirrored.view.holds.get(&service.name, instance.socket());
+        Self {
+            service: &service.name,
+            told,
+            served: match &instance.health {
+                _ if !told => "no",
+                Health::Unhealthy => "unhealthy",
+                _ if instance.weight == Weight::DRAIN => "draining",
+                _ => "yes",
+            },
+            held_since: held.map(|held| day(held.since)),
+            instance: InstanceView::of(instance, state(service, instance, picture)),
+        }
+    }
 }
 
 /// Whether both are of one znode. What clients are told need not be the latest copy of it.
@@ -234,39 +358,67 @@ fn is_same(one: &Instance, other: &Instance) -> bool {
 }
 
 fn is_told(instance: &Instance) -> bool {
-    !matches!(instance.health, crate::model::Health::Disabled(_))
+    !matches!(instance.health, Health::Disabled(_))
 }
 
 fn services_of<'a>(
     mirrored: &'a Mirrored,
     subject: &Subject<'_>,
 ) -> Box<dyn Iterator<Item = &'a Arc<Service>> + 'a> {
+    let services = &mirrored.view.services;
     match subject {
-        Subject::Service(name) => Box::new(mirrored.view.services.get(*name).into_iter()),
-        _ => Box::new(mirrored.view.services.values()),
+        Subject::Services(names) => {
+            let names: Vec<_> = names.iter().cloned().collect();
+            Box::new(
+                names
+                    .into_iter()
+                    .filter_map(move |name| services.get(&name)),
+            )
+        }
+        _ => Box::new(services.values()),
     }
 }
 
-fn instances_of<'a>(service: &'a Service, subject: &Subject<'_>) -> Vec<&'a Arc<Instance>> {
+fn instances_of<'a>(
+    mirrored: &Mirrored,
+    service: &'a Service,
+    subject: &Subject<'_>,
+) -> Vec<&'a Arc<Instance>> {
     let all = &service.instances;
     match subject {
-        Subject::Service(_) => all.iter().collect(),
-        Subject::Socket(socket) => all.get((socket.ip(), socket.port())).into_iter().collect(),
-        Subject::Znode(path) => all.iter().filter(|i| i.origin.path() == **path).collect(),
+        Subject::Services(_) => all.iter().collect(),
+        Subject::Address(Address {
+            ips,
+            port: Some(port),
+        }) => ips.iter().filter_map(|ip| all.get((*ip, *port))).collect(),
+        Subject::Address(address) => all.iter().filter(|i| address.is_of(i.socket())).collect(),
+        Subject::Znode { path, .. } => match mirrored.config.below(path) {
+            // The whole registry is what `services` lists.
+            None | Some("") => Vec::new(),
+            Some(below) => {
+                let of = |i: &&Arc<Instance>| is_below(&i.origin.znode, below);
+                all.iter().filter(of).collect()
+            }
+        },
     }
 }
 
-fn rejected<'a>(picture: &'a Picture, subject: &Subject<'_>) -> Vec<RejectedView<'a>> {
-    let socket = match subject {
-        Subject::Socket(socket) => format!("`{socket}`"),
-        _ => String::new(),
+fn rejected<'a>(picture: &'a Picture, asked: &Asked<'_>) -> Vec<RejectedView<'a>> {
+    let quotes: Vec<String> = match &asked.subject {
+        // One that gave way to another registration of the same address names that address.
+        Subject::Address(Address { ips, port }) => {
+            let host = asked
+                .host
+                .map(|host| format!("host name {}", reason::quoted(&host.to_lowercase())));
+            ips.iter().map(|ip| quote(*ip, *port)).chain(host).collect()
+        }
+        _ => Vec::new(),
     };
-    let concerns = |rejected: &RejectedView<'_>| match subject {
-        Subject::Znode(path) => rejected.path == *path,
-        // Who gave way to another registration of the same address is told with it.
-        Subject::Socket(_) => rejected.reason.contains(&socket),
-        Subject::Service(name) => {
-            rejected.path == *name || rejected.path.split('/').any(|part| part == *name)
+    let concerns = |rejected: &RejectedView<'_>| match &asked.subject {
+        Subject::Znode { path, .. } => is_below(rejected.path, path),
+        Subject::Address(_) => quotes.iter().any(|quote| rejected.reason.contains(quote)),
+        Subject::Services(names) => {
+            names.contains(rejected.path) || is_of(picture, rejected.path, names)
         }
     };
     super::api::rejected_views(picture)
@@ -274,173 +426,47 @@ fn rejected<'a>(picture: &'a Picture, subject: &Subject<'_>) -> Vec<RejectedView
         .collect()
 }
 
-fn summary(
-    services: &[ServiceView<'_>],
-    instances: &[Registered<'_>],
-    rejected: &[RejectedView<'_>],
-    journal: &[EntryView<'_>],
-) -> String {
-    let mut text = String::new();
-    let told = instances.iter().filter(|instance| instance.told).count();
-    let _ = match (instances.len(), told) {
-        (0, _) => write!(text, "no registration of it is held"),
-        (1, 1) => write!(text, "registered and served"),
-        (1, 0) => write!(
-            text,
-            "registered, and not served: {}",
-            why_not(&instances[0])
-        ),
-        (all, told) => write!(text, "{all} registrations, {told} of them served"),
-    };
-    let (mut acked, mut followers) = (0, 0);
-    for ServiceView { clients, .. } in services {
-        acked += clients.acked;
-        followers += clients.acked + clients.waiting + clients.rejected;
+/// How a reason quotes an address, with its port or up to it.
+fn quote(ip: IpAddr, port: Option<u16>) -> String {
+    if let Some(port) = port {
+        return format!("`{}`", SocketAddr::new(ip, port));
     }
-    if !services.is_empty() {
-        let _ = write!(
-            text,
-            "; {acked} of {followers} clients that follow have acknowledged all"
-        );
-    }
-    if !rejected.is_empty() {
-        let _ = write!(text, "; {} rejected", rejected.len());
-    }
-    if let Some(last) = journal.first() {
-        let _ = write!(text, "; last {} at {}: {}", last.what, last.at, last.why);
-    }
-    text
+    let socket = SocketAddr::new(ip, 0).to_string();
+    format!("`{}", socket.trim_end_matches('0'))
 }
 
-fn why_not(instance: &Registered<'_>) -> String {
-    match instance.instance.health.as_str() {
-        health if health.starts_with("disabled") => health.to_owned(),
-        _ => "another registration of the same address and port counts".to_owned(),
-    }
+/// Whether the znode at a full path belongs to one of the services, or would.
+fn is_of(picture: &Picture, path: &str, names: &BTreeSet<Arc<str>>) -> bool {
+    picture.registries.iter().any(|of| {
+        let service = of
+            .config
+            .below(path)
+            .and_then(|below| of.config.service_at(below));
+        let part_of = |name: &Arc<str>, service: &str| {
+            let rest = name.strip_prefix(service);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+        };
+        service.is_some_and(|service| names.iter().any(|name| part_of(name, &service)))
+    })
+}
+
+fn waiting<'a>(picture: &'a Picture, asked: &Asked<'_>) -> Vec<WaitingView<'a>> {
+    let concerns = |view: &WaitingView<'_>| match &asked.subject {
+        Subject::Znode { path, .. } => is_below(view.path, path),
+        Subject::Address(_) => asked
+            .host
+            .is_some_and(|host| host.eq_ignore_ascii_case(view.host)),
+        Subject::Services(names) => is_of(picture, view.path, names),
+    };
+    let views = picture.registries.iter().flat_map(|of| {
+        of.view.waiting.iter().map(|(path, host)| WaitingView {
+            registry: &of.name,
+            path,
+            host,
+        })
+    });
+    views.filter(concerns).collect()
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use bytes::Bytes;
-    use serde_json::{Value, json};
-
-    use super::*;
-    use crate::registry::{
-        Batch, Catalog, Config, Event, FormatChoice, Layout, Shape, Stat, guard,
-    };
-
-    pub fn catalog() -> Catalog {
-        let config = |name: &str, priority| Config {
-            name: name.to_owned(),
-            root: "/services".to_owned(),
-            layout: Layout::flat(),
-            format: FormatChoice::Auto,
-            priority,
-            required: true,
-            ttl: None,
-            shape: Shape::default(),
-        };
-        Catalog::new(
-            vec![config("old", 1), config("new", 0)],
-            &guard::Config::default(),
-        )
-    }
-
-    pub fn tell(catalog: &mut Catalog, registry: usize, znodes: &[(&str, &str)]) {
-        let put = |(path, data): &(&str, &str)| match *data {
-            "" => Event::Delete {
-                path: (*path).into(),
-            },
-            data => Event::Put {
-                path: (*path).into(),
-                data: Bytes::copy_from_slice(data.as_bytes()),
-                stat: Stat {
-                    czxid: 7,
-                    ephemeral_owner: 0x2a,
-                    ..Stat::default()
-                },
-            },
-        };
-        let batch = Batch {
-            events: znodes.iter().map(put).collect(),
-            complete: !catalog.picture().registries[registry].loaded,
-            ..Batch::default()
-        };
-        catalog.apply(registry, batch, 1_700_000_000_500);
-    }
-
-    fn explained(catalog: &Catalog, subject: &str) -> Value {
-        let follower = |state| Follower {
-            node_id: "sidecar-1".into(),
-            state,
-        };
-        let followers = |_: &str| {
-            vec![
-                follower(status::State::Synced),
-                follower(status::State::Stale),
-            ]
-        };
-        let picture = catalog.picture();
-        serde_json::to_value(Explanation::of(&picture, subject, followers)).unwrap()
-    }
-
-    #[test]
-    fn an_instance_is_explained_by_its_address_its_znode_and_its_service() {
-        let mut catalog = catalog();
-        tell(&mut catalog, 0, &[]);
-        tell(
-            &mut catalog,
-            0,
-            &[("Orders/i-1", "10.0.0.1:80"), ("Orders/bad", "x")],
-        );
-        for subject in ["10.0.0.1:80", "/services/Orders/i-1", "Orders", "orders"] {
-            let found = explained(&catalog, subject);
-            let instance = &found["instances"][0];
-            assert_eq!(instance["session"], "0x2a", "{subject}");
-            assert_eq!(instance["told"], true);
-            assert_eq!(instance["service"], "Orders");
-            let clients = &found["services"][0]["clients"];
-            assert_eq!(
-                (&clients["acked"], &clients["waiting"]),
-                (&json!(1), &json!(1))
-            );
-            assert_eq!(found["journal"][0]["at"], "2023-11-14T22:13:20.500Z");
-        }
-        let bad = explained(&catalog, "/services/Orders/bad");
-        assert!(
-            bad["rejected"][0]["reason"]
-                .as_str()
-                .unwrap()
-                .contains("no port")
-        );
-        assert_eq!(bad["journal"][0]["what"], "rejected");
-        tell(&mut catalog, 0, &[("Orders/i-1", "")]);
-        let gone = explained(&catalog, "10.0.0.1:80");
-        let summary = gone["summary"].as_str().unwrap();
-        assert!(
-            summary.starts_with("no registration of it is held; last removed at"),
-            "{summary}"
-        );
-        assert!(
-            summary.contains("session 0x2a ended or expired"),
-            "{summary}"
-        );
-    }
-
-    #[test]
-    fn what_is_registered_and_not_served_says_why() {
-        let mut catalog = catalog();
-        tell(
-            &mut catalog,
-            0,
-            &[("s/i", r#"{"host":"10.0.0.1","port":80,"enabled":false}"#)],
-        );
-        let found = explained(&catalog, "10.0.0.1:80");
-        let summary = found["summary"].as_str().unwrap();
-        assert!(summary.starts_with("registered, and not served: disabled: enabled is false"));
-        // Another registry holds the same, and counts more.
-        tell(&mut catalog, 1, &[("s/j", "10.0.0.1:80")]);
-        let found = explained(&catalog, "/services/s/i");
-        assert_eq!(found["instances"][0]["told"], false);
-    }
-}
+pub(super) mod tests;

@@ -1,5 +1,7 @@
 //! The pages in plain text: what is here, whether it lives, whether it is ready, and its metrics.
 
+use std::fmt::Write;
+
 use axum::{
     extract::State,
     http::{StatusCode, header::CONTENT_TYPE},
@@ -7,29 +9,18 @@ use axum::{
 };
 use prometheus::TextEncoder;
 
-use super::{Sources, api::Refusal};
+use super::{Page, Sources, api::Refusal};
 
-const INDEX: &str = concat!(
-    "MeshKeeper ",
-    env!("CARGO_PKG_VERSION"),
-    "
-
-/livez              200 while the process lives
-/readyz             200 once the registry is loaded; else 503 and what is missing
-/metrics            Prometheus metrics
-/api/v1/services    services and their instances        ?name=SERVICE
-/api/v1/rejected    znodes that are left out, and why
-/api/v1/holds       instances that are served though they are gone
-/api/v1/release     POST, from this machine: lets them go   ?service=SERVICE&registry=REGISTRY
-/api/v1/clients     connected clients and how they stand
-/api/v1/config      what clients are sent               ?kind=envoy|grpc
-                                                        &type=clusters|endpoints|routes|listeners
-                                                        &name=RESOURCE
-"
-);
-
-pub async fn index() -> &'static str {
-    INDEX
+/// What is served, a line for each page.
+pub(super) fn index(pages: &[Page]) -> String {
+    let mut text = concat!("MeshKeeper ", env!("CARGO_PKG_VERSION"), "\n\n").to_owned();
+    for (path, parameters, about, _) in pages {
+        let _ = writeln!(text, "{path:<18} {about}");
+        if !parameters.is_empty() {
+            let _ = writeln!(text, "{:<18}   {parameters}", "");
+        }
+    }
+    text
 }
 
 /// That it answers is all there is to say: a task that dies ends the process.

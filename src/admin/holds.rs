@@ -3,7 +3,7 @@
 //! It refuses to know how the guard works. Only a program on this machine may release: see [`allowed`].
 //! Browsers lend their user's place to every page, so they may not at all.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use axum::{
     extract::{Query, State},
@@ -19,10 +19,11 @@ use serde_json::json;
 use super::{
     Sources,
     api::{Answer, Parameters, Refusal, bad_query, respond, write_list},
+    host,
 };
 use crate::registry::{
     Mirrored, Picture,
-    guard::{Held, Hold, Time},
+    guard::{Held, Hold},
 };
 
 /// Both ends of a connection, as far as they are known.
@@ -54,7 +55,7 @@ pub fn allowed(ends: Ends, headers: &HeaderMap) -> Result<(), Refusal> {
         );
     }
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    if host.is_none_or(|host| !is_here(host)) {
+    if host.is_none_or(|host| !host::is_here(host)) {
         return refuse(
             "the request is for another host",
             "ask for 127.0.0.1 or localhost",
@@ -63,22 +64,14 @@ pub fn allowed(ends: Ends, headers: &HeaderMap) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Whether a host, perhaps with its port, can only be meant for this machine.
-fn is_here(host: &str) -> bool {
-    let ip = |text: &str| {
-        text.parse::<IpAddr>()
-            .is_ok_and(|ip| ip.to_canonical().is_loopback())
-    };
-    let bare = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => host.split(':').next().unwrap_or_default(),
-    };
-    bare.eq_ignore_ascii_case("localhost") || ip(bare)
-}
-
 pub async fn holds(State(sources): State<Sources>) -> Answer {
     let picture = sources.registry.borrow().clone();
-    respond(move |body| write_list(body, picture.registries.iter().map(RegistryView::of))).await
+    respond(move |body| {
+        let epoch = picture.epoch;
+        let views = (picture.registries.iter()).map(|mirrored| RegistryView::of(mirrored, epoch));
+        write_list(body, views)
+    })
+    .await
 }
 
 #[derive(Debug, Deserialize)]
@@ -162,48 +155,51 @@ struct HeldView<'a> {
 }
 
 impl<'a> RegistryView<'a> {
-    fn of(mirrored: &'a Mirrored) -> Self {
+    /// The wall clock shows `epoch` beyond the clock that times are measured by.
+    fn of(mirrored: &'a Mirrored, epoch: i64) -> Self {
         let holds = &mirrored.view.holds;
         Self {
             registry: &mirrored.name,
-            since: holds.trip.map(|trip| day(trip.since)),
+            since: holds.trip.map(|trip| day(trip.since + epoch)),
             were: holds.trip.map(|trip| trip.target),
             held: holds.held(),
             services: holds
                 .services
                 .values()
-                .map(|hold| HoldView::of(hold))
+                .map(|hold| HoldView::of(hold, epoch))
                 .collect(),
         }
     }
 }
 
 impl<'a> HoldView<'a> {
-    fn of(hold: &'a Hold) -> Self {
+    fn of(hold: &'a Hold, epoch: i64) -> Self {
         Self {
             name: &hold.service.name,
-            since: day(hold.since),
+            since: day(hold.since + epoch),
             were: hold.target,
-            instances: hold.held.values().map(HeldView::of).collect(),
+            instances: (hold.held.values())
+                .map(|held| HeldView::of(held, epoch))
+                .collect(),
         }
     }
 }
 
 impl<'a> HeldView<'a> {
-    fn of(held: &'a Held) -> Self {
+    fn of(held: &'a Held, epoch: i64) -> Self {
         let instance = &held.instance;
         Self {
             id: instance.id(),
             address: instance.address.to_string(),
             port: instance.port,
             path: instance.origin.path(),
-            since: day(held.since),
+            since: day(held.since + epoch),
         }
     }
 }
 
 /// As RFC 3339 writes it.
-pub(super) fn day(time: Time) -> String {
+pub(super) fn day(time: i64) -> String {
     Timestamp {
         seconds: time.div_euclid(1_000),
         nanos: i32::try_from(time.rem_euclid(1_000) * 1_000_000).unwrap_or_default(),

@@ -1,7 +1,8 @@
 //! The sockets of the admin server: a bounded number of connections, each for a bounded time.
 //!
-//! It refuses to know the pages. Every connection carries one request, so that an idle one can be
-//! told from a busy one by its age alone; operators and probes ask rarely enough for that.
+//! It does not know the pages. Every connection carries one request, so that an idle one can be
+//! told from a busy one by its age alone; operators and probes ask rarely enough for that. When all places are
+//! taken, the oldest connection gives up its own: whoever opens many of them, or reads slowly, keeps no probe out.
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
@@ -18,7 +19,6 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -28,7 +28,9 @@ use super::{
     RELEASE, Sources,
     api::Refusal,
     holds::{Ends, allowed},
+    host::Gate,
 };
+use crate::places::{Place, Places};
 
 /// What serving may cost.
 #[derive(Clone, Copy, Debug)]
@@ -76,14 +78,19 @@ pub async fn serve_within(
     stop: CancellationToken,
     limits: Limits,
 ) {
+    let gate = Arc::new(Gate::new(sources.hosts.clone()));
     let router = super::router(sources);
-    let open = Arc::new(Semaphore::new(limits.connections));
+    let places = Places::new(limits.connections);
     let tracker = TaskTracker::new();
-    while let Some((stream, permit)) = accept(&listener, &open, &stop).await {
-        let connection = connection(stream, router.clone(), limits);
+    while let Some((stream, place)) = accept(&listener, &places, &stop).await {
+        let connection = connection(stream, router.clone(), Arc::clone(&gate), limits);
         tracker.spawn(async move {
-            connection.await;
-            drop(permit);
+            tokio::select! {
+                () = connection => {}
+                () = place.lost().cancelled() => {
+                    tracing::debug!("an admin connection made room for a new one");
+                }
+            }
         });
     }
     drop(listener);
@@ -94,14 +101,17 @@ pub async fn serve_within(
 /// `None` when it is asked to stop.
 async fn accept(
     listener: &TcpListener,
-    open: &Arc<Semaphore>,
+    places: &Arc<Places>,
     stop: &CancellationToken,
-) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, Place)> {
     let next = async {
-        let permit = Arc::clone(open).acquire_owned().await.ok()?;
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => return Some((stream, permit)),
+                Ok((stream, _)) => {
+                    if let Some(place) = places.take() {
+                        return Some((stream, place));
+                    }
+                }
                 Err(error) => {
                     tracing::debug!(%error, "cannot accept an admin connection");
                     sleep(ACCEPT_PAUSE).await;
@@ -115,12 +125,13 @@ async fn accept(
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, limits: Limits) {
+async fn connection(stream: TcpStream, router: Router, gate: Arc<Gate>, limits: Limits) {
     let ends = Ends {
         own: stream.local_addr().ok(),
         peer: stream.peer_addr().ok(),
     };
-    let service = service_fn(move |request| answer(router.clone(), ends, request));
+    let service =
+        service_fn(move |request| answer(router.clone(), Arc::clone(&gate), ends, request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
@@ -136,11 +147,15 @@ async fn connection(stream: TcpStream, router: Router, limits: Limits) {
 
 async fn answer(
     mut router: Router,
+    gate: Arc<Gate>,
     ends: Ends,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let mut response = match *request.method() {
-        Method::GET | Method::HEAD => router.call(request).await?,
+        Method::GET | Method::HEAD => match gate.check(ends, request.uri(), request.headers()) {
+            Ok(()) => router.call(request).await?,
+            Err(refusal) => refusal.into_response(),
+        },
         Method::POST if request.uri().path() == RELEASE => match allowed(ends, request.headers()) {
             Ok(()) => router.call(request).await?,
             Err(refusal) => refusal.into_response(),

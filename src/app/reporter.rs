@@ -14,6 +14,7 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
+use super::health;
 use crate::{
     config,
     readiness::Readiness,
@@ -74,9 +75,7 @@ impl Reporter {
             if loaded && !served {
                 served = true;
                 self.readiness.done(FIRST_SNAPSHOT);
-                self.health
-                    .set_service_status("", ServingStatus::Serving)
-                    .await;
+                health::report(&self.health, ServingStatus::Serving).await;
             }
             self.note_states();
             tokio::select! {
@@ -89,9 +88,7 @@ impl Reporter {
         }
         self.stop.cancelled().await;
         self.readiness.pending("the server stops");
-        self.health
-            .set_service_status("", ServingStatus::NotServing)
-            .await;
+        health::report(&self.health, ServingStatus::NotServing).await;
         Ok(())
     }
 
@@ -102,6 +99,7 @@ impl Reporter {
         if !published && picture.registries.iter().any(|mirrored| mirrored.loaded) {
             self.readiness.pending(FIRST_SNAPSHOT);
         }
+        let any_loaded = picture.registries.iter().any(|mirrored| mirrored.loaded);
         for (watched, mirrored) in self.watched.iter_mut().zip(picture.registries.iter()) {
             note(
                 &self.readiness,
@@ -113,7 +111,8 @@ impl Reporter {
                 &format!("registry {}", watched.name),
                 restored(mirrored),
             );
-            if mirrored.loaded && !std::mem::replace(&mut watched.loaded, true) {
+            let waits_for = !(mirrored.loaded || (mirrored.absent && any_loaded));
+            if !waits_for && !std::mem::replace(&mut watched.loaded, true) {
                 watched
                     .pending
                     .iter()

@@ -77,12 +77,12 @@ impl States<'_> {
         publisher.restore(
             at,
             Former {
-                known: restored.known,
+                away: restored.away,
                 replay: restored.replay(),
-                departures: restored.departures(),
                 addresses: restored.addresses(),
                 held: restored.held,
                 trip: restored.trip,
+                recent: restored.recent,
             },
         );
         (recorder, Some(known))

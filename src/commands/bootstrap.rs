@@ -22,11 +22,14 @@ Examples:
   meshkeeper bootstrap envoy --xds 127.0.0.1:15010 --node-id sidecar-1 --admin-port 15000 > envoy.json
   envoy -c envoy.json
 
-  meshkeeper bootstrap grpc --xds mesh.internal:15010 --node-id checkout-7 --zone a > grpc.json
+  meshkeeper bootstrap grpc --xds mesh-a:15010 --xds mesh-b:15010 --node-id checkout-7 > grpc.json
   GRPC_XDS_BOOTSTRAP=grpc.json ./checkout";
 
 /// The static cluster of the control plane.
 const XDS_CLUSTER: &str = "meshkeeper-xds";
+
+/// What the listener of a gRPC server is called; `%s` is the address that it listens at.
+const SERVER_LISTENER_TEMPLATE: &str = "grpc/server?xds.resource.listening_address=%s";
 
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
@@ -38,9 +41,10 @@ pub struct Args {
     #[arg(value_enum)]
     client: Client,
 
-    /// The control plane's address, as the client reaches it
-    #[arg(long, value_name = "HOST:PORT")]
-    xds: String,
+    /// The control plane's address, as the client reaches it; may be repeated: gRPC falls back to the
+    /// next in this order, Envoy takes any of them
+    #[arg(long, value_name = "HOST:PORT", required = true)]
+    xds: Vec<String>,
 
     /// What the client calls itself; shown by `meshkeeper clients`
     #[arg(long, value_name = "ID")]
@@ -99,7 +103,12 @@ impl Args {
     /// Every flag is checked before any problem is told.
     fn checked(&self) -> Result<Bootstrap, Problems> {
         let mut flags = Flags::default();
-        let xds = flags.check("--xds", &self.xds, |text| host_port(text, 15010));
+        let xds: Vec<_> = self
+            .xds
+            .iter()
+            .map(|text| flags.check("--xds", text, server))
+            .collect();
+        let xds = xds.into_iter().collect::<Option<Vec<_>>>();
         let id = flags.check("--node-id", &self.node_id, name);
         let cluster = flags.check("--cluster", &self.cluster, name);
         let zone = flags.check_given("--zone", self.zone.as_ref(), name);
@@ -122,10 +131,8 @@ impl Args {
             }
         }
         let made = || {
-            let (host, port) = xds?;
             Some(Bootstrap {
-                host,
-                port,
+                xds: xds?,
                 id: id?,
                 cluster: cluster?,
                 zone,
@@ -142,15 +149,28 @@ impl Args {
 /// What a bootstrap is made of, checked.
 #[derive(Debug)]
 struct Bootstrap {
-    /// The control plane's; an IPv6 address in brackets.
-    host: String,
-    port: u16,
+    /// The addresses of the control plane, the preferred first.
+    xds: Vec<Server>,
     id: String,
     cluster: String,
     zone: Option<String>,
     admin_port: Option<u16>,
     load_reports: bool,
     on_demand: bool,
+}
+
+/// Where one server of the control plane listens.
+#[derive(Debug)]
+struct Server {
+    /// An IPv6 address in brackets.
+    host: String,
+    port: u16,
+}
+
+impl Server {
+    fn bare_host(&self) -> &str {
+        self.host.trim_matches(['[', ']'])
+    }
 }
 
 impl Bootstrap {
@@ -180,7 +200,11 @@ impl Bootstrap {
     }
 
     fn xds_cluster(&self) -> Value {
-        let host = self.host.trim_matches(['[', ']']);
+        let endpoint = |server: &Server| {
+            let address = socket(server.bare_host(), server.port);
+            json!({"endpoint": {"address": address}})
+        };
+        let endpoints: Vec<_> = self.xds.iter().map(endpoint).collect();
         let mut cluster = json!({
             "name": XDS_CLUSTER,
             "type": "STATIC",
@@ -188,10 +212,11 @@ impl Bootstrap {
             "typed_extension_protocol_options": {HTTP_OPTIONS: http2()},
             "load_assignment": {
                 "cluster_name": XDS_CLUSTER,
-                "endpoints": [{"lb_endpoints": [{"endpoint": {"address": socket(host, self.port)}}]}],
+                "endpoints": [{"lb_endpoints": endpoints}],
             },
         });
-        if host.parse::<IpAddr>().is_err() {
+        let is_name = |server: &Server| server.bare_host().parse::<IpAddr>().is_err();
+        if self.xds.iter().any(is_name) {
             cluster["type"] = json!("STRICT_DNS");
             // Whichever of IPv4 and IPv6 the control plane listens at.
             cluster["dns_lookup_family"] = json!("ALL");
@@ -200,13 +225,17 @@ impl Bootstrap {
     }
 
     fn grpc(&self) -> Value {
-        json!({
-            "xds_servers": [{
-                "server_uri": format!("{}:{}", self.host, self.port),
+        let server = |server: &Server| {
+            json!({
+                "server_uri": format!("{}:{}", server.host, server.port),
                 "channel_creds": [{"type": "insecure"}],
                 "server_features": ["xds_v3"],
-            }],
+            })
+        };
+        json!({
+            "xds_servers": self.xds.iter().map(server).collect::<Vec<_>>(),
             "node": self.node(),
+            "server_listener_resource_name_template": SERVER_LISTENER_TEMPLATE,
         })
     }
 
@@ -265,6 +294,10 @@ fn socket(host: &str, port: u16) -> Value {
     json!({"socket_address": {"address": host, "port_value": port}})
 }
 
+fn server(text: &str) -> Result<Server, String> {
+    host_port(text, 15010).map(|(host, port)| Server { host, port })
+}
+
 fn name(text: &str) -> Result<String, String> {
     if text.trim().is_empty() {
         return Err("it is empty; write a name".to_owned());
@@ -292,10 +325,16 @@ mod tests {
     use super::*;
     use crate::resource::json::DESCRIPTOR_SET;
 
-    fn bootstrap(host: &str) -> Bootstrap {
-        Bootstrap {
+    fn server(host: &str) -> Server {
+        Server {
             host: host.into(),
             port: 15010,
+        }
+    }
+
+    fn bootstrap(host: &str) -> Bootstrap {
+        Bootstrap {
+            xds: vec![server(host)],
             id: "sidecar-1".into(),
             cluster: "mesh".into(),
             zone: Some("a".into()),
@@ -364,8 +403,30 @@ mod tests {
                     "server_features": ["xds_v3"],
                 }],
                 "node": {"id": "sidecar-1", "cluster": "mesh", "locality": {"zone": "a"}},
+                "server_listener_resource_name_template":
+                    "grpc/server?xds.resource.listening_address=%s",
             })
         );
+    }
+
+    #[test]
+    fn several_servers_are_fallen_back_to_in_their_order() {
+        let mut several = bootstrap("10.0.0.1");
+        several
+            .xds
+            .extend([server("mesh.internal"), server("[::1]")]);
+        let grpc = several.grpc();
+        let uris = grpc["xds_servers"].as_array().unwrap();
+        let uris: Vec<_> = uris.iter().map(|server| &server["server_uri"]).collect();
+        assert_eq!(
+            uris,
+            ["10.0.0.1:15010", "mesh.internal:15010", "[::1]:15010"]
+        );
+        let cluster = several.xds_cluster();
+        assert_eq!(cluster["type"], "STRICT_DNS");
+        let endpoints = &cluster["load_assignment"]["endpoints"][0]["lb_endpoints"];
+        assert_eq!(endpoints.as_array().unwrap().len(), 3);
+        as_envoy_reads_it(several.envoy());
     }
 
     #[test]
@@ -379,7 +440,7 @@ mod tests {
     fn all_problems_are_told_at_once() {
         let args = Args {
             client: Client::Grpc,
-            xds: "nowhere".into(),
+            xds: vec!["127.0.0.1:15010".into(), "nowhere".into()],
             node_id: " ".into(),
             cluster: "\n".into(),
             zone: Some(String::new()),

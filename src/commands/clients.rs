@@ -36,7 +36,7 @@ impl Args {
     }
 }
 
-/// A row for each client, then a line for each type that it rejected.
+/// A row for each client, then a line for each note, each type that it rejected and each unregistered name.
 fn table(clients: &Value) -> String {
     let mut table = Table::new([
         "NODE",
@@ -62,9 +62,19 @@ fn table(clients: &Value) -> String {
             listeners,
             routes,
         ]);
+        errors.push_str(&note(client));
         errors.push_str(&rejections(client));
+        errors.push_str(&unregistered(client));
     }
     table.render() + &errors
+}
+
+fn note(client: &Value) -> String {
+    let text = |key| plain(text(client, key));
+    match text("note") {
+        note if note.is_empty() => String::new(),
+        note => format!("{} {note}\n", text("nodeId")),
+    }
 }
 
 fn rejections(client: &Value) -> String {
@@ -73,7 +83,29 @@ fn rejections(client: &Value) -> String {
     let mut lines = String::new();
     for (kind, status) in types.filter(|(_, status)| status["error"].is_string()) {
         let reason = plain(text(status, "error"));
-        let _ = writeln!(lines, "{node} rejects {}: {reason}", plain(kind));
+        let since = plain(text(status, "rejectedSince"));
+        let times = &status["rejections"];
+        let _ = writeln!(
+            lines,
+            "{node} rejects {} ({times} times since {since}): {reason}",
+            plain(kind)
+        );
+    }
+    lines
+}
+
+/// A line for each name that it asks for and that nothing is registered under.
+fn unregistered(client: &Value) -> String {
+    let node = plain(text(client, "nodeId"));
+    let listeners = &client["types"][ResourceType::Listener.as_str()];
+    let names = listeners["unregistered"].as_array().into_iter().flatten();
+    let mut lines = String::new();
+    for name in names.filter_map(Value::as_str) {
+        let _ = writeln!(
+            lines,
+            "{node} asks for {}, which is not registered",
+            plain(name)
+        );
     }
     lines
 }
@@ -89,19 +121,32 @@ mod tests {
         let clients = json!([{
             "nodeId": "sidecar-1", "kind": "envoy", "address": "127.0.0.1:4000",
             "connectedAt": "2023-11-14T22:13:20Z",
+            "note": "gets all services",
             "types": {
                 "clusters": {"state": "SYNCED", "error": null},
-                "endpoints": {"state": "ERROR", "error": "no\nsuch address"},
+                "listeners": {"state": "SYNCED", "error": null, "unregistered": ["ghost"]},
+                "endpoints": {
+                    "state": "ERROR", "error": "no\nsuch address",
+                    "rejectedSince": "2023-11-14T22:13:25Z", "rejections": 3,
+                },
             },
         }]);
         let table = table(&clients);
         let lines: Vec<_> = table.lines().collect();
-        assert_eq!(lines.len(), 3, "{table}");
+        assert_eq!(lines.len(), 5, "{table}");
         assert!(lines[1].starts_with("sidecar-1  envoy"), "{table}");
         assert!(
-            lines[1].ends_with("SYNCED    ERROR      -          -"),
+            lines[1].ends_with("SYNCED    ERROR      SYNCED     -"),
             "{table}"
         );
-        assert_eq!(lines[2], "sidecar-1 rejects endpoints: no\\nsuch address");
+        assert_eq!(lines[2], "sidecar-1 gets all services");
+        assert_eq!(
+            lines[3],
+            "sidecar-1 rejects endpoints (3 times since 2023-11-14T22:13:25Z): no\\nsuch address"
+        );
+        assert_eq!(
+            lines[4],
+            "sidecar-1 asks for ghost, which is not registered"
+        );
     }
 }

@@ -1,12 +1,16 @@
 //! `compare`: where two registries of a running server differ, for those who move from one to the other.
 
-use std::{fmt::Write, process::ExitCode};
+use std::{
+    fmt::{Display, Write},
+    process::ExitCode,
+};
 
+use hyper::StatusCode;
 use serde_json::Value;
 
 use super::{
-    block_on, output,
-    remote::{self, Remote, encoded, list, text},
+    Usage, block_on, complain, output,
+    remote::{self, Refused, Remote, encoded, list, text},
     table::{Table, plain},
 };
 
@@ -15,7 +19,16 @@ Examples:
   meshkeeper compare old new
   meshkeeper compare old new -o json | jq .onlyLeft
 
-Exit status: 0 if they are equal, 1 if they differ.";
+What is registered is compared; an instance that is held, or lingers after its deregistration, is listed as \
+unregistered and counts as a difference.
+
+Exit status: 0 if they are equal, 1 if they differ, 2 if the server has no such registry, 3 if there is no
+comparison: no server answers, or it has not read one of the two yet.";
+
+const DIFFER: u8 = 1;
+
+/// A failure at run time is 1 elsewhere, which means here that they differ.
+const NO_COMPARISON: u8 = 3;
 
 /// Compare two registries of a running server, service by service
 #[derive(Debug, clap::Args)]
@@ -36,12 +49,31 @@ impl Args {
         let remote = Remote::new(&self.remote.server)?;
         let (left, right) = (encoded(&self.left), encoded(&self.right));
         let path = format!("/api/v1/compare?left={left}&right={right}");
-        let comparison = block_on(remote.get(&path))?;
+        let comparison = match block_on(remote.get(&path)) {
+            Ok(comparison) => comparison,
+            Err(error) => return refused(error),
+        };
         output::print_as(self.remote.output, &comparison, || page(&comparison))?;
         let parts = ["onlyLeft", "onlyRight", "differing"];
         let equal = parts.iter().all(|part| list(&comparison[*part]).is_empty());
-        Ok(ExitCode::from(u8::from(!equal)))
+        Ok(ExitCode::from(if equal { 0 } else { DIFFER }))
     }
+}
+
+/// Tells a registry that is not there, which is a mistake of whoever asks, from everything else.
+fn refused(error: anyhow::Error) -> anyhow::Result<ExitCode> {
+    match error.downcast::<Refused>() {
+        Ok(refused) if refused.status == StatusCode::BAD_REQUEST => {
+            Err(Usage(refused.to_string()).into())
+        }
+        Ok(refused) => Ok(no_comparison(&refused)),
+        Err(error) => Ok(no_comparison(&format_args!("{error:#}"))),
+    }
+}
+
+fn no_comparison(why: &dyn Display) -> ExitCode {
+    complain(&format!("meshkeeper: {why}"));
+    ExitCode::from(NO_COMPARISON)
 }
 
 fn page(comparison: &Value) -> String {
@@ -66,6 +98,15 @@ fn page(comparison: &Value) -> String {
             for instance in list(&differing[part]) {
                 let instance = instance.as_str().unwrap_or_default();
                 row(service, format!("{instance} only in {side}"));
+            }
+        }
+        for (part, side) in [("unregisteredLeft", &left), ("unregisteredRight", &right)] {
+            for instance in list(&differing[part]) {
+                let instance = instance.as_str().unwrap_or_default();
+                row(
+                    service,
+                    format!("{instance} served and not registered in {side}"),
+                );
             }
         }
         for changed in list(&differing["changed"]) {

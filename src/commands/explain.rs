@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     block_on, output,
-    remote::{self, Remote, encoded, list, text},
+    remote::{self, Remote, address, encoded, list, text},
     table::{Table, plain},
 };
 
@@ -14,14 +14,17 @@ const EXAMPLES: &str = "\
 Examples:
   meshkeeper explain 10.0.0.7:8080
   meshkeeper explain orders
+  meshkeeper explain orders.mesh:8080
+  meshkeeper explain vm-7
   meshkeeper explain /services/orders/i-1 -o yaml";
 
 /// Explain why an instance, a service or a znode is or is not served
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// An instance's HOST:PORT, a service's name or host, or a znode's path below the chroot
-    #[arg(value_name = "HOST:PORT | SERVICE | ZNODE")]
+    /// An instance's IP or registered host name, with or without its port; a service's name or any of its hosts;
+    /// or the path of a service's or an instance's znode, below the chroot
+    #[arg(value_name = "ADDRESS | SERVICE | ZNODE")]
     subject: String,
 
     #[command(flatten)]
@@ -41,6 +44,9 @@ impl Args {
 fn page(explanation: &Value) -> String {
     let subject = plain(text(explanation, "subject"));
     let mut page = format!("{subject}: {}\n", plain(text(explanation, "summary")));
+    for note in list(&explanation["notes"]) {
+        let _ = writeln!(page, "note: {}", plain(note.as_str().unwrap_or_default()));
+    }
     for service in list(&explanation["services"]) {
         let clients = &service["clients"];
         let _ = writeln!(
@@ -57,6 +63,7 @@ fn page(explanation: &Value) -> String {
     }
     add(&mut page, instances(list(&explanation["instances"])));
     add(&mut page, rejected(list(&explanation["rejected"])));
+    add(&mut page, waiting(list(&explanation["waiting"])));
     add(&mut page, journal(list(&explanation["journal"])));
     page
 }
@@ -70,13 +77,13 @@ fn add(page: &mut String, part: Option<String>) {
 
 fn instances(instances: &[Value]) -> Option<String> {
     let mut table = Table::new([
-        "SERVICE", "REGISTRY", "ZNODE", "FORMAT", "CZXID", "MZXID", "SESSION", "WEIGHT", "HEALTH",
-        "SERVED",
+        "SERVICE", "INSTANCE", "REGISTRY", "ZNODE", "FORMAT", "CZXID", "MZXID", "SESSION",
+        "WEIGHT", "HEALTH", "STATE", "SERVED",
     ]);
     for instance in instances {
-        let told = instance["told"] == true;
         table.push([
             text(instance, "service").to_owned(),
+            address(instance),
             text(instance, "registry").to_owned(),
             text(instance, "path").to_owned(),
             text(instance, "format").to_owned(),
@@ -85,7 +92,8 @@ fn instances(instances: &[Value]) -> Option<String> {
             text(instance, "session").to_owned(),
             instance["weight"].to_string(),
             text(instance, "health").to_owned(),
-            if told { "yes" } else { "no" }.to_owned(),
+            text(instance, "state").to_owned(),
+            text(instance, "served").to_owned(),
         ]);
     }
     (!instances.is_empty()).then(|| table.render())
@@ -97,6 +105,14 @@ fn rejected(rejected: &[Value]) -> Option<String> {
         table.push(["path", "format", "reason"].map(|key| text(one, key).to_owned()));
     }
     (!rejected.is_empty()).then(|| table.render())
+}
+
+fn waiting(waiting: &[Value]) -> Option<String> {
+    let mut table = Table::new(["WAITING", "REGISTRY", "HOST NAME"]);
+    for one in waiting {
+        table.push(["path", "registry", "host"].map(|key| text(one, key).to_owned()));
+    }
+    (!waiting.is_empty()).then(|| table.render())
 }
 
 fn journal(entries: &[Value]) -> Option<String> {
@@ -117,7 +133,7 @@ mod tests {
     #[test]
     fn a_page_has_the_summary_first_and_only_what_there_is() {
         let explanation = json!({
-            "subject": "10.0.0.7:80\u{1b}", "summary": "no registration of it is held",
+            "subject": "10.0.0.7:80\u{1b}", "summary": "not registered",
             "services": [], "instances": [], "rejected": [],
             "journal": [{"at": "T", "registry": "main", "what": "removed", "service": "s",
                          "instance": "10.0.0.7:80", "why": "its znode was deleted"}],
@@ -125,7 +141,7 @@ mod tests {
         assert_eq!(
             page(&explanation),
             "\
-10.0.0.7:80\\u{1b}: no registration of it is held
+10.0.0.7:80\\u{1b}: not registered
 
 TIME  REGISTRY  WHAT     SERVICE  INSTANCE     WHY
 T     main      removed  s        10.0.0.7:80  its znode was deleted

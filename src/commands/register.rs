@@ -20,9 +20,10 @@ use tokio_util::sync::CancellationToken;
 use self::{address::Address, child::Child, security::SecurityArgs};
 use super::{Logs, flags::Flags};
 use crate::{
-    config::{Problems, value},
+    app,
+    config::{self, Problems, value},
     model::Weight,
-    registry::{name, reason::Reason},
+    registry::{Batch, Event, FormatChoice, Index, Stat, format::Znode, name, reason::Reason},
     shutdown::Signals,
     zookeeper::{
         Security,
@@ -31,10 +32,11 @@ use crate::{
 };
 
 const EXAMPLES: &str = "\
-The znode is ROOT/SERVICE/IP:PORT. It goes when this process ends; after a lost session it is written
-again. With a COMMAND, the command is started, registered while it runs, deregistered before it is
-stopped with SIGTERM (SIGKILL after 10 s), and its exit status is passed on. SIGKILL (kill -9) of
-this process itself leaves COMMAND running; its znode goes when the session expires.
+The znode is ROOT/SERVICE/IP:PORT. It goes when this process ends. After a lost session it is created
+again with the data that it had last: a weight that somebody else wrote into it stays. With a COMMAND,
+the command is started, registered while it runs, deregistered before it is stopped with SIGTERM
+(SIGKILL after 10 s), and its exit status is passed on. SIGKILL (kill -9) of this process itself leaves
+COMMAND running; its znode goes when the session expires.
 
 Examples:
   meshkeeper register --zookeeper 127.0.0.1:2181 --service orders --address 10.0.0.7:8080
@@ -178,16 +180,63 @@ struct Checked {
 impl Checked {
     async fn resolved(self) -> anyhow::Result<Registration> {
         let address = self.address.resolve().await?;
-        Ok(Registration {
+        let registration = Registration {
             connect: self.connect,
             root: self.root,
             service: self.service,
             id: address.to_string(),
             data: payload(address, self.data).into_bytes(),
+            check,
             session_timeout: self.session_timeout,
             security: self.security,
-        })
+        };
+        let mut flags = Flags::default();
+        let read = readable(&registration);
+        let read = read.map_err(|why| {
+            flags.refuse("register", format!("every server would reject this: {why}"));
+        });
+        Ok(flags.finish(read.ok().map(|()| registration))?)
     }
+}
+
+/// Whether a server reads the registration as an instance, by the server's own rules.
+fn readable(registration: &Registration) -> Result<(), String> {
+    let service = &registration.service;
+    let of = config::Registry {
+        root: registration.root.clone(),
+        ..config::Registry::default()
+    };
+    let mut index = Index::new(app::registry_config(&of));
+    let put = |path: String, data: &[u8]| Event::Put {
+        path: path.into(),
+        data: data.to_vec().into(),
+        stat: Stat::default(),
+    };
+    let events = vec![
+        put(service.clone(), b""),
+        put(format!("{service}/{}", registration.id), &registration.data),
+    ];
+    index.apply(
+        Batch {
+            events,
+            complete: true,
+            ..Batch::default()
+        },
+        0,
+    );
+    let view = index.view();
+    match view.rejected.values().next() {
+        Some(rejected) => Err(rejected.reason.clone()),
+        None if view.services.is_empty() => Err("it is no instance of a service".to_owned()),
+        None => Ok(()),
+    }
+}
+
+/// Whether a server would take the data.
+fn check(name: &str, data: &[u8]) -> Result<(), String> {
+    let znode = Znode::new(name, data, Stat::default());
+    let decoded = FormatChoice::Auto.decode(&znode);
+    decoded.map(drop).map_err(|rejected| rejected.reason)
 }
 
 /// The simple JSON form.

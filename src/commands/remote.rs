@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, time::Duration};
 
-use anyhow::{anyhow, bail};
+use anyhow::anyhow;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Method, Request, StatusCode, Uri};
@@ -41,6 +41,16 @@ pub struct Target {
     /// How the answer looks
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
     pub output: Format,
+}
+
+/// What a server refuses to answer, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{address} refuses: {error}; {remedy}")]
+pub struct Refused {
+    address: String,
+    pub status: StatusCode,
+    error: String,
+    remedy: String,
 }
 
 /// A server to be asked.
@@ -156,12 +166,12 @@ impl Remote {
         if status.is_success() {
             return Ok(value);
         }
-        let error = plain(text(&value, "error"));
-        bail!(
-            "{} refuses: {error}; {}",
-            self.address,
-            plain(text(&value, "remedy"))
-        )
+        Err(anyhow::Error::new(Refused {
+            address: self.address.clone(),
+            status,
+            error: plain(text(&value, "error")),
+            remedy: plain(text(&value, "remedy")),
+        }))
     }
 }
 

@@ -12,7 +12,7 @@ mod state;
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use super::{
-    Admin, Config, Flags, Mesh, Place, Problem, Problems, Registry, Xds,
+    Admin, Config, Flags, Http, Mesh, Place, Problem, Problems, Registry, Xds,
     document::{self, Node, Step},
     value,
 };
@@ -254,11 +254,12 @@ impl<'t> Checker<'t> {
     }
 
     fn admin(&mut self, part: Option<&(Part, &Node)>) -> Admin {
-        let section = self.subsection(part, &["listen"]);
+        let section = self.subsection(part, &["listen", "hosts"]);
         let listen = section.get("listen");
         self.admin = listen.map(|(part, _)| self.locate(part));
         Admin {
             listen: self.value(listen, value::admin_listen, Admin::default().listen),
+            hosts: self.texts(section.get("hosts"), value::admin_host),
         }
     }
 
@@ -268,6 +269,8 @@ impl<'t> Checker<'t> {
             "domainSuffix",
             "onDemand",
             "endpointIncrementsAbove",
+            "emptyServices",
+            "http",
             "loadBalancing",
         ];
         let section = self.subsection(part, &keys);
@@ -289,10 +292,51 @@ impl<'t> Checker<'t> {
                 value::threshold,
                 or.endpoint_increments_above,
             ),
+            empty_services: self.value(
+                section.get("emptyServices"),
+                value::empty_services,
+                or.empty_services,
+            ),
+            http: self.http(section.get("http")),
             load_balancing: self.value(
                 section.get("loadBalancing"),
                 value::load_balancing,
                 or.load_balancing,
+            ),
+        }
+    }
+
+    fn http(&mut self, part: Option<&(Part, &Node)>) -> Http {
+        let keys = [
+            "maxHeaders",
+            "maxHeaderKib",
+            "preserveCase",
+            "defaultHost",
+            "upstreamIdleTimeout",
+        ];
+        let section = self.subsection(part, &keys);
+        let or = Http::default();
+        Http {
+            max_headers: self.value(
+                section.get("maxHeaders"),
+                value::max_headers,
+                or.max_headers,
+            ),
+            max_header_kib: self.value(
+                section.get("maxHeaderKib"),
+                value::max_header_kib,
+                or.max_header_kib,
+            ),
+            preserve_case: self.switch(section.get("preserveCase"), or.preserve_case),
+            default_host: self.value(
+                section.get("defaultHost"),
+                value::default_host,
+                or.default_host,
+            ),
+            upstream_idle_timeout: self.value(
+                section.get("upstreamIdleTimeout"),
+                value::upstream_idle_timeout,
+                or.upstream_idle_timeout,
             ),
         }
     }

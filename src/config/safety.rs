@@ -22,7 +22,12 @@ pub struct Guard {
     pub minimum: usize,
     #[serde(serialize_with = "duration")]
     pub hold_for: Duration,
+    /// How long a service's last instance stays served after it was deregistered; zero for not at all.
+    #[serde(serialize_with = "duration")]
+    pub linger: Duration,
     pub degraded: bool,
+    /// Held instances whose addresses refuse connections are removed.
+    pub probe: bool,
 }
 
 /// Where the last good state is kept.
@@ -46,7 +51,9 @@ impl Guard {
             registry_share,
             minimum,
             hold_for,
+            linger,
             degraded,
+            probe: _,
         } = *self;
         guard::Config {
             enabled,
@@ -55,6 +62,7 @@ impl Guard {
             registry_share,
             minimum,
             hold_for,
+            linger,
             degraded,
         }
     }
@@ -70,6 +78,7 @@ impl Default for Guard {
             minimum,
             hold_for,
             degraded,
+            ..
         } = guard::Config::default();
         Self {
             enabled,
@@ -78,7 +87,9 @@ impl Default for Guard {
             registry_share,
             minimum,
             hold_for,
+            linger: Duration::from_secs(2),
             degraded,
+            probe: true,
         }
     }
 }

@@ -18,13 +18,13 @@ xds:
   maxRequestBytes: 67108864
   newStreamsPerSecond: 4000
   maxStreamAge: 30m
-admin: { listen: "127.0.0.1:15014" }
+admin: { listen: "127.0.0.1:15014", hosts: [] }
 mesh:
   outboundListen: 127.0.0.1:15001
   domainSuffix: mesh
   onDemand: false
   loadBalancing: weightedRandom
-guard: { enabled: true, window: 10s, serviceShare: 0.5, registryShare: 0.3, minimum: 5, holdFor: 1h, degraded: false }
+guard: { enabled: true, window: 10s, serviceShare: 0.5, registryShare: 0.3, minimum: 5, holdFor: 1h, degraded: false, probe: true }
 state: { wait: 5s }
 "#;
 
@@ -363,6 +363,14 @@ fn the_guard_has_shares_and_times() {
             "write a number over 0",
         );
     }
+    assert_eq!(config.guard.linger, Duration::from_secs(2));
+    let none = parse("guard: {linger: 0s}").unwrap();
+    assert_eq!(none.guard.linger, Duration::ZERO);
+    assert_problem(
+        "guard: {linger: 2m}",
+        "m.yaml:1:17: guard.linger: ",
+        "from 0ms to 1m",
+    );
     assert_problem(
         "guard: {window: 0s}",
         "m.yaml:1:17: guard.window: ",
@@ -560,6 +568,20 @@ fn mutated() -> impl Strategy<Value = String> {
         }
         String::from_utf8_lossy(&bytes).into_owned()
     })
+}
+
+#[test]
+fn admin_hosts_are_names_patterns_and_addresses_without_ports() {
+    let hosts =
+        r#"admin: {hosts: [Mesh.Example., "*.mesh.svc", "[2001:DB8::7]", "::ffff:10.0.0.7"]}"#;
+    assert_eq!(
+        parse(hosts).unwrap().admin.hosts,
+        ["mesh.example", "*.mesh.svc", "2001:db8::7", "10.0.0.7"]
+    );
+    for bad in ["mesh.example:15014", "http://mesh.example", "a/b", "a b"] {
+        let text = format!("admin: {{hosts: [\"{bad}\"]}}");
+        assert_problem(&text, "m.yaml:1:17: admin.hosts[0]: ", "is not a host");
+    }
 }
 
 #[test]

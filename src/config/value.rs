@@ -5,6 +5,7 @@
 use std::{
     fmt::Display,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::RangeInclusive,
     path::PathBuf,
     time::Duration,
 };
@@ -31,11 +32,20 @@ const GUARD_TIME: [Duration; 2] = [
     Duration::from_secs(7 * 24 * 3600),
 ];
 
+/// Not at all, or at most as long as requests to an instance that stopped may fail.
+const LINGER: [Duration; 2] = [Duration::ZERO, Duration::from_secs(60)];
+
 /// Clients wait as long for an answer at a start without ZooKeeper.
 const STATE_WAIT: [Duration; 2] = [Duration::ZERO, Duration::from_secs(600)];
 
 /// Shorter than what a writer can hold to is a mistake.
 const TTL: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(7 * 24 * 3600)];
+
+/// Over it nobody remembers the service.
+const EMPTY_SERVICES: [Duration; 2] = [Duration::ZERO, Duration::from_secs(365 * 24 * 3600)];
+
+/// Below it connections are opened for nearly each request.
+const UPSTREAM_IDLE: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(24 * 3600)];
 
 /// Below it resolvers do little else; over it instances are looked for where they no longer are.
 const REFRESH: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(24 * 3600)];
@@ -154,6 +164,11 @@ pub fn guard_time(text: &str) -> Result<Duration, String> {
     duration_within(text, GUARD_TIME)
 }
 
+/// How long a service's last instance lingers.
+pub fn linger(text: &str) -> Result<Duration, String> {
+    duration_within(text, LINGER)
+}
+
 /// How long ZooKeeper may take before the state on disk is served.
 pub fn state_wait(text: &str) -> Result<Duration, String> {
     duration_within(text, STATE_WAIT)
@@ -227,6 +242,39 @@ pub fn registry_name(text: &str) -> Result<String, String> {
     ))
 }
 
+/// Of one request; Envoy's upper bounds.
+pub fn max_headers(text: &str) -> Result<u32, String> {
+    number_within(text, 1..=10_000)
+}
+
+pub fn max_header_kib(text: &str) -> Result<u32, String> {
+    number_within(text, 1..=8_192)
+}
+
+fn number_within(text: &str, range: RangeInclusive<u32>) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| range.contains(number));
+    number.ok_or_else(|| {
+        format!(
+            "`{}` is no such number; write a whole number from {} to {}",
+            shown(text),
+            range.start(),
+            range.end()
+        )
+    })
+}
+
+/// A host name; empty for none.
+pub fn default_host(text: &str) -> Result<String, String> {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if text.len() <= 253 && text.chars().all(good) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "`{}` is no host name; write the name of a service, as in `orders`",
+        shown(text)
+    ))
+}
+
 /// Where services and instances stand.
 pub fn layout(text: &str) -> Result<Option<Layout>, String> {
     let layout = text.parse::<Layout>();
@@ -244,6 +292,16 @@ pub fn priority(text: &str) -> Result<u8, String> {
     })
 }
 
+/// How long a service without instances is rendered; 0 for ever.
+pub fn empty_services(text: &str) -> Result<Duration, String> {
+    duration_within(text, EMPTY_SERVICES)
+}
+
+/// How long an unused connection to an instance stays open.
+pub fn upstream_idle_timeout(text: &str) -> Result<Duration, String> {
+    duration_within(text, UPSTREAM_IDLE)
+}
+
 /// How long a registration lives that nobody writes again.
 pub fn ttl(text: &str) -> Result<Option<Duration>, String> {
     duration_within(text, TTL).map(Some)
@@ -255,6 +313,25 @@ pub fn pattern(text: &str) -> Result<String, String> {
         return Err("is empty; write a text, with `*` for what may stand there".to_owned());
     }
     Ok(text.to_owned())
+}
+
+/// A host name, in which `*` stands for any text, or an IP; in lower case and without a port.
+pub fn admin_host(text: &str) -> Result<String, String> {
+    let host = text.trim().trim_end_matches('.').to_ascii_lowercase();
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    if let Ok(ip) = bare.unwrap_or(&host).parse::<IpAddr>() {
+        return Ok(ip.to_canonical().to_string());
+    }
+    let usual = |c: char| c.is_ascii_alphanumeric() || "-._*".contains(c);
+    if host.is_empty() || !host.chars().all(usual) {
+        return Err(format!(
+            "`{}` is not a host; write a name or an IP without scheme and port, as in `mesh.example` or `*.mesh.svc`",
+            shown(text)
+        ));
+    }
+    Ok(host)
 }
 
 /// `10.0.0.0/8`, or one address.

@@ -61,6 +61,7 @@ fn one(registry: &str, service: Option<&Arc<str>>, notice: &Notice) {
                 Ending::Returned => "as many are registered again as there were",
                 Ending::Expired => "they did not return in time",
                 Ending::Released => "an operator released them",
+                Ending::Refused => "their addresses refuse connections",
             };
             info!(registry, of, removed, why, "no instances are held any more");
         }

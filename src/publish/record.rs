@@ -1,13 +1,13 @@
 //! Records one registry's state as it is mirrored, for whoever writes it.
 //!
-//! It refuses to know files. Invariant: nothing is drawn before the registry was seen whole, or restored; a
+//! Invariant: nothing is drawn before the registry was seen whole, or restored; a
 //! picture is drawn where anything was told, is held that was not before, or went by another address.
 
 use tokio::sync::watch;
 
 use crate::{
     registry::{Addresses, Event, Guarded, guard::Holds},
-    state::{Noted, Picture, Recorder},
+    state::{Kept, Noted, Picture, Recorder},
 };
 
 #[derive(Debug)]
@@ -52,7 +52,13 @@ impl Record {
         self.fresh = false;
         self.holds = holds.clone();
         self.addresses = addresses.clone();
+        let kept = Kept {
+            holds: holds.clone(),
+            recent: registry.recent(),
+            addresses: addresses.clone(),
+            unseen: registry.unseen(),
+        };
         self.pictures
-            .send_replace(Some(self.recorder.picture(holds, addresses)));
+            .send_replace(Some(self.recorder.picture(kept)));
     }
 }

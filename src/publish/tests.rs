@@ -27,6 +27,8 @@ fn publisher() -> Publisher {
         outbound_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 15001)),
         domain_suffix: "mesh.local".to_owned(),
         increments_above: 0,
+        ranked: false,
+        http: Arc::default(),
     });
     let metrics = registry::Metrics::register(&prometheus::Registry::new()).unwrap();
     let catalog = Catalog::new(vec![config], &guard::Config::default());
@@ -63,8 +65,8 @@ async fn what_was_written_in_time_does_not_lapse_because_it_is_heard_of_late() {
         let two_hours = i64::try_from(2 * HOUR.as_millis()).unwrap();
         publisher
             .catalog
-            .apply(0, written(1, true), now() - two_hours);
-        assert!(is_healthy(&publisher) && publisher.catalog.due().unwrap() < now());
+            .apply(0, written(1, true), now().before(two_hours));
+        assert!(is_healthy(&publisher) && publisher.catalog.due().unwrap() < now().time);
         let (sender, receiver) = mpsc::channel(1);
         if let Some(batch) = waiting {
             sender.try_send(batch).unwrap();

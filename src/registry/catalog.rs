@@ -12,12 +12,13 @@ mod merged;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use imbl::{OrdMap, OrdSet};
+use imbl::{OrdMap, OrdSet, ordmap::DiffItem};
 
 use self::{hosts::Hosts, merged::Merged};
 use super::{
-    Batch, Changes, Config, Former, Guarded, Rejected, Resolution, Restored, View,
-    guard::{self, Holds, Notice},
+    Addresses, Batch, Changes, Config, Former, Guarded, Moment, Rejected, Resolution, Restored,
+    View,
+    guard::{self, Notice, Services},
     journal::{Cause, Journal, What},
 };
 use crate::model::{Service, Touched};
@@ -31,6 +32,8 @@ pub struct Catalog {
     hosts: Hosts,
     journal: Journal,
     rejections: BTreeMap<String, Rejected>,
+    /// What the wall clock shows beyond the steady one.
+    epoch: i64,
 }
 
 /// What a mesh sees, and what each registry holds. Cloning costs nothing.
@@ -45,15 +48,22 @@ pub struct Picture {
     pub conflicts: OrdMap<Arc<str>, Rejected>,
     /// What happened lately.
     pub journal: Journal,
+    /// What the wall clock shows beyond the clock that times are measured by.
+    pub epoch: i64,
 }
 
 /// One registry for itself.
 #[derive(Clone, Debug)]
 pub struct Mirrored {
     pub name: Arc<str>,
+    pub config: Arc<Config>,
+    /// What host names in its registrations resolve to.
+    pub addresses: Addresses,
     pub view: View,
     /// Whether its whole tree was seen once, or what was restored is served.
     pub loaded: bool,
+    /// Whether it has no root, so that the others do not wait for it.
+    pub absent: bool,
     /// Until the tree was seen, where there is a state of a former process.
     pub restored: Option<Restored>,
 }
@@ -71,12 +81,13 @@ impl Catalog {
             hosts: Hosts::default(),
             journal: Journal::default(),
             rejections: BTreeMap::new(),
+            epoch: 0,
         }
     }
 
-    /// Mirrors a batch of the registry at that place of the configuration, told at `now`
-    /// (milliseconds since the epoch).
-    pub fn apply(&mut self, registry: usize, batch: Batch, now: i64) -> Changes {
+    /// Mirrors a batch of the registry at that place of the configuration, told at `now`.
+    pub fn apply(&mut self, registry: usize, batch: Batch, now: impl Into<Moment>) -> Changes {
+        let now = now.into();
         let cause = if batch.complete {
             Cause::Comparison
         } else if batch.audited {
@@ -89,11 +100,20 @@ impl Catalog {
     }
 
     /// What changes by time alone.
-    pub fn tick(&mut self, now: i64) -> Changes {
-        self.each(now, Cause::Time, |registry| registry.tick(now))
+    pub fn tick(&mut self, now: impl Into<Moment>) -> Changes {
+        let now = now.into();
+        self.each(now, Cause::Time, |registry| registry.tick(now.time))
     }
 
-    /// When to tick next, in milliseconds since the epoch.
+    /// Nobody looked at any registry for the last `away` milliseconds: the process stood still.
+    pub fn stood_still(&mut self, away: guard::Time, now: impl Into<Moment>) {
+        let now = now.into();
+        for registry in &mut self.registries {
+            registry.stood_still(away, now);
+        }
+    }
+
+    /// When to tick next.
     pub fn due(&self) -> Option<i64> {
         self.registries.iter().filter_map(Guarded::due).min()
     }
@@ -109,22 +129,29 @@ impl Catalog {
     }
 
     /// What a host name resolves to, or why there is nothing. `None` if that is no news.
-    pub fn resolved(&mut self, host: &str, resolution: &Resolution, now: i64) -> Option<Changes> {
+    pub fn resolved(
+        &mut self,
+        host: &str,
+        resolution: &Resolution,
+        now: impl Into<Moment>,
+    ) -> Option<Changes> {
+        let now = now.into();
         let news = self.hosts.learn(host, resolution);
         news.then(|| {
             self.each(now, Cause::Resolution, |registry| {
-                registry.resolved(host, resolution.clone(), now)
+                registry.resolved(host, resolution.clone(), now.time)
             })
         })
     }
 
     /// Begins with what a former process knew of the registry at that place. Nothing was published before.
-    pub fn restore(&mut self, registry: usize, former: Former, now: i64) {
-        let at = registry;
+    pub fn restore(&mut self, registry: usize, former: Former, now: impl Into<Moment>) {
+        let (at, now) = (registry, now.into());
         if let Some(registry) = self.registries.get_mut(at) {
             registry.knows_hosts(self.hosts.known());
             let changes = registry.restore(former, now);
-            self.hosts.ask(at, registry.wanted_hosts(), now);
+            self.hosts.ask(at, registry.wanted_hosts(), now.time);
+            self.epoch = now.epoch();
             self.merge(changes);
         }
     }
@@ -146,8 +173,9 @@ impl Catalog {
         &mut self,
         registry: Option<&str>,
         service: Option<&str>,
-        now: i64,
+        now: impl Into<Moment>,
     ) -> (usize, Changes) {
+        let now = now.into();
         let (mut released, mut all) = (0, Changes::new());
         for at in 0..self.registries.len() {
             let is_meant = |of: &Guarded| registry.is_none_or(|name| *of.name() == *name);
@@ -164,9 +192,28 @@ impl Catalog {
         (released, self.merge(all))
     }
 
+    /// Removes held instances of the registry at that place of the configuration, since their addresses refuse
+    /// connections; returns how many there were.
+    pub fn refused(
+        &mut self,
+        registry: usize,
+        refused: &guard::Refused,
+        now: impl Into<Moment>,
+    ) -> (usize, Changes) {
+        let now = now.into();
+        let mut removed = 0;
+        let changes = self.change(registry, now, Cause::Probe, |registry| {
+            let (count, changes) = registry.refused(refused);
+            removed = count;
+            changes
+        });
+        (removed, self.merge(changes))
+    }
+
     /// What operators should hear of the guards since the last call, by the registries' names. It is
     /// written down as of `now`.
-    pub fn take_notices(&mut self, now: i64) -> Vec<(Arc<str>, Notice)> {
+    pub fn take_notices(&mut self, now: impl Into<Moment>) -> Vec<(Arc<str>, Notice)> {
+        let now = now.into();
         let notices = self.registries.iter_mut().flat_map(|registry| {
             let name = registry.name();
             let notices = registry.take_notices().into_iter();
@@ -175,7 +222,7 @@ impl Catalog {
         let notices: Vec<_> = notices.collect();
         for (registry, notice) in &notices {
             let what = What::Guard(notice.clone());
-            self.journal.record(now, registry, what);
+            self.journal.record(now.wall, registry, what);
         }
         notices
     }
@@ -192,7 +239,7 @@ impl Catalog {
 
     fn each(
         &mut self,
-        now: i64,
+        now: Moment,
         cause: Cause,
         change: impl Fn(&mut Guarded) -> Changes,
     ) -> Changes {
@@ -207,45 +254,66 @@ impl Catalog {
     fn change(
         &mut self,
         registry: usize,
-        now: i64,
+        now: Moment,
         cause: Cause,
         change: impl FnOnce(&mut Guarded) -> Changes,
     ) -> Changes {
         let at = registry;
+        let others = self.registered_beside(at);
+        self.epoch = now.epoch();
         let Some(registry) = self.registries.get_mut(at) else {
             return Changes::new();
         };
         let (known, before) = (registry.loaded(), registry.view());
         registry.knows_hosts(self.hosts.known());
+        if !others.is_empty() {
+            registry.sees_others(others);
+        }
         let mut changes = change(registry);
-        self.hosts.ask(at, registry.wanted_hosts(), now);
+        self.hosts.ask(at, registry.wanted_hosts(), now.time);
         let (name, after) = (registry.name(), registry.view());
         if known {
             let views = (&before, &after);
-            self.journal.follow(now, &name, cause, views, &changes);
+            self.journal.follow(now.wall, &name, cause, views, &changes);
         } else if registry.loaded() {
             let services = after.services.len();
-            self.journal.record(now, &name, What::Loaded { services });
+            self.journal
+                .record(now.wall, &name, What::Loaded { services });
+            self.journal
+                .follow_holds(now.wall, &name, (&before, &after));
         }
         for (path, rejected) in registry.take_rejections() {
             let what = What::Rejected {
                 path: path.clone(),
                 rejected: rejected.clone(),
             };
-            self.journal.record(now, &name, what);
+            self.journal.record(now.wall, &name, what);
             self.rejections.insert(path, rejected);
         }
         if self.registries.len() > 1 {
-            join(&mut changes, turned(&before.holds, &after.holds));
+            join(&mut changes, unlike(&before, &after));
         }
         changes
+    }
+
+    /// What the other registries have registered.
+    fn registered_beside(&self, at: usize) -> Vec<Services> {
+        let others = self
+            .registries
+            .iter()
+            .enumerate()
+            .filter(|(of, _)| *of != at);
+        others.map(|(_, registry)| registry.registered()).collect()
     }
 
     pub fn picture(&self) -> Picture {
         let mirrored = |registry: &Guarded| Mirrored {
             name: registry.name(),
+            config: Arc::clone(registry.config()),
+            addresses: registry.addresses().clone(),
             view: registry.view(),
             loaded: registry.loaded(),
+            absent: registry.absent(),
             restored: registry.restored(),
         };
         Picture {
@@ -253,22 +321,26 @@ impl Catalog {
             registries: self.registries.iter().map(mirrored).collect(),
             conflicts: self.merged.conflicts.clone(),
             journal: self.journal.clone(),
+            epoch: self.epoch,
         }
     }
 
-    /// Every registry that has to be there was seen whole once.
+    /// Every registry that has to be there was seen whole once, or has no root. At least one was seen.
     pub fn loaded(&self) -> bool {
-        let required = self
-            .registries
-            .iter()
-            .filter(|registry| registry.config().required);
-        let mut loaded = self.registries.iter().map(Guarded::loaded);
-        loaded.any(|loaded| loaded) && required.into_iter().all(Guarded::loaded)
+        let mut required = (self.registries.iter()).filter(|registry| registry.config().required);
+        self.registries.iter().any(Guarded::loaded)
+            && required.all(|registry| registry.loaded() || registry.absent())
     }
 
     /// The znodes that were rejected since the last call, by path.
     pub fn take_rejections(&mut self) -> BTreeMap<String, Rejected> {
         std::mem::take(&mut self.rejections)
+    }
+
+    /// Whether the znode at a full path is rejected now.
+    pub fn rejects(&self, path: &str) -> bool {
+        let mut registries = self.registries.iter();
+        registries.any(|registry| registry.view().rejected.contains_key(path))
     }
 
     fn services(&self) -> OrdMap<Arc<str>, Arc<Service>> {
@@ -291,12 +363,39 @@ impl Catalog {
     }
 }
 
-/// What is held that was not, or the other way round: for the registry alone that changes nothing.
-fn turned(before: &Holds, after: &Holds) -> Changes {
+/// Where two views of a registry differ, also where only operators can see it: the origin of an instance, and
+/// whether it is held or lingers. Another registry may serve its address instead. It costs about what differs.
+fn unlike(before: &View, after: &View) -> Changes {
     let mut changes = Changes::new();
-    for (name, held) in after.since(before).chain(before.since(after)) {
-        let socket = Touched::Some([held.instance.socket()].into());
-        join(&mut changes, [(name, socket)].into());
+    for item in before.services.diff(&after.services) {
+        let (name, touched) = match item {
+            DiffItem::Add(name, _) | DiffItem::Remove(name, _) => (name, Touched::All),
+            DiffItem::Update {
+                old: (_, was),
+                new: (name, is),
+            } => (
+                name,
+                Touched::Some(was.instances.differences(&is.instances)),
+            ),
+        };
+        changes.insert(Arc::clone(name), touched);
+    }
+    let holds = [(&before.holds, &after.holds), (&after.holds, &before.holds)];
+    for (from, to) in holds {
+        for (name, held) in to.since(from) {
+            let socket = Touched::Some([held.instance.socket()].into());
+            join(&mut changes, [(name, socket)].into());
+        }
+    }
+    let lingering = [
+        (&before.lingering, &after.lingering),
+        (&after.lingering, &before.lingering),
+    ];
+    for (from, to) in lingering {
+        for (name, instance) in to.ended(from) {
+            let socket = Touched::Some([instance.socket()].into());
+            join(&mut changes, [(Arc::clone(name), socket)].into());
+        }
     }
     changes
 }
@@ -456,6 +555,67 @@ mod tests {
         assert_eq!(served(&catalog, "s")[0], "10.0.0.1 a/0");
         catalog.apply(0, told([there(1)]), 0);
         assert_eq!(served(&catalog, "s")[0], "10.0.0.1 a/0");
+    }
+
+    #[test]
+    fn an_instance_under_another_znode_is_shown_there_beside_another_registry() {
+        let mut catalog = Catalog::new(vec![config("a", 0), config("b", 0)], &unguarded());
+        let data = r#"{"id":"x","address":"10.0.0.1","port":80,"serviceType":"DYNAMIC"}"#;
+        let created = |path: &str, czxid: i64| Event::Put {
+            path: path.into(),
+            data: Bytes::from_static(data.as_bytes()),
+            stat: Stat {
+                czxid,
+                mzxid: czxid,
+                ..Stat::default()
+            },
+        };
+        let shown = |catalog: &Catalog| {
+            let services = catalog.picture().services;
+            let origin = services["s"]
+                .instances
+                .iter()
+                .next()
+                .unwrap()
+                .origin
+                .clone();
+            (origin.znode.to_string(), origin.mzxid)
+        };
+        catalog.apply(1, told([]), 0);
+        catalog.apply(0, told([created("s/i-1", 1)]), 0);
+        let changes = catalog.apply(0, told([created("s/i-2", 2)]), 0);
+        assert!(changes.is_empty(), "no client could tell: {changes:?}");
+        assert_eq!(shown(&catalog), ("s/i-2".to_owned(), 2));
+        catalog.apply(0, told([delete("s/i-1")]), 0);
+        assert_eq!(shown(&catalog), ("s/i-2".to_owned(), 2));
+        // Written again with the same data.
+        catalog.apply(0, told([created("s/i-2", 3)]), 0);
+        assert_eq!(shown(&catalog), ("s/i-2".to_owned(), 3));
+    }
+
+    #[test]
+    fn the_last_instance_of_a_registry_lingers_only_where_no_other_serves() {
+        let guard = guard::Config {
+            linger: std::time::Duration::from_secs(2),
+            ..unguarded()
+        };
+        let mut catalog = Catalog::new(vec![config("a", 0), config("b", 1)], &guard);
+        catalog.apply(0, told([put("s/1", "10.0.0.1:80")]), 0);
+        catalog.apply(1, told([put("s/2", "10.0.0.2:80")]), 0);
+        assert!(catalog.apply(0, told([delete("s/1")]), 10).is_empty());
+        assert_eq!(catalog.due(), Some(110));
+        assert_eq!(catalog.tick(110).len(), 1);
+        assert_eq!(served(&catalog, "s"), ["10.0.0.2 b/1"]);
+        assert!(catalog.apply(1, told([delete("s/2")]), 200).is_empty());
+        assert_eq!(catalog.due(), Some(2_200));
+        // What is registered counts before what lingers.
+        catalog.apply(0, told([put("s/1", "10.0.0.2:80")]), 210);
+        assert_eq!(served(&catalog, "s"), ["10.0.0.2 a/0"]);
+        let picture = catalog.picture();
+        let verbs: Vec<_> = picture.journal.entries().map(|e| e.what.verb()).collect();
+        assert!(verbs.contains(&"lingers"), "{verbs:?}");
+        catalog.tick(2_200);
+        assert_eq!(served(&catalog, "s"), ["10.0.0.2 a/0"]);
     }
 
     #[test]

@@ -118,6 +118,13 @@ pub trait Format: fmt::Debug + Sync {
     fn decode(&self, znode: &Znode<'_>) -> Result<Registration, Reason>;
 }
 
+/// The name of a format as [`Format::name`] gives it, or `unknown`.
+pub fn named(name: &str) -> &'static str {
+    let mut all = FormatChoice::Auto.candidates().iter();
+    let format = all.find(|format| format.name() == name);
+    format.map_or("unknown", |format| format.name())
+}
+
 /// How the znodes of a registry are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FormatChoice {

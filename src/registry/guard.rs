@@ -2,59 +2,70 @@
 //!
 //! ```text
 //! Index ──services──▶ levels: greatest number in the window − present number = net loss
-//!                       │ over a share, and over a minimum
+//!                       │ over a share, and over a minimum ──▶ owners: of how many processes?
 //!                       ▼
 //!                     holds: what went stays published ──▶ as many are back · a time is over · released
+//!                       │ a moment later
+//!                       ▼
+//!                     trial: does the loss last? ──▶ a notice, or it goes after all
 //! ```
 //!
 //! Only instances that took requests count: one that was drained, unhealthy or disabled before it went is no
-//! loss. What is lost before a share is reached goes; once it is reached, all that the window lost is held, and
-//! what goes while the hold lasts: of a service up to what it had, of a registry up to what it had as a whole,
-//! and each of its services. It refuses to know znodes and clocks: time is an argument, in milliseconds,
-//! and should not jump; where it was set back, what seems to lie ahead is taken to be of now.
+//! loss; one that was not written within its time to live is. What is lost before a share is reached goes; once it
+//! is reached, all that the window lost is held, and what goes while the hold lasts: of a service up to what it
+//! had, of a registry up to what it had as a whole, and each of its services. Time is an argument, in milliseconds
+//! of a clock that is never set.
 //!
-//! Invariants: a registered instance is always published as it is registered; what is published beside
-//! those is in [`Guard::holds`], and a service is served by no more of them than it lacks; without holds
+//! Invariants: an instance that is registered and was written in time is always published as it is registered;
+//! what is published beside those is in [`Guard::holds`], and a service is served by no more of them than it lacks; without holds
 //! what is published is what is mirrored. A batch costs what it touches.
 
-// A hold and what is held, a move and what moved: these are the words.
 #![allow(clippy::similar_names)]
 
+mod absence;
 mod hold;
 mod level;
 mod loss;
 mod moves;
 mod notice;
+mod owners;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod tests;
+mod trial;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt,
     sync::Arc,
     time::Duration,
 };
 
-use imbl::OrdMap;
+use imbl::{OrdMap, Vector};
 
 use self::{
+    absence::Absence,
     hold::overlaid,
     level::Level,
-    loss::Gone,
-    moves::{Moves, moves},
+    loss::RETURN,
+    moves::{Moves, moves, standing},
+    trial::Trial,
 };
 pub use self::{
-    hold::{Held, Hold, Holds, Resumed, Trip},
+    hold::{Gone, Held, Hold, Holds, Resumed, Trip},
     notice::{Ending, Notice, Scope},
 };
 use super::Changes;
 use crate::model::{Instance, Service, Socket, Touched};
 
-/// Milliseconds since the epoch.
+/// Milliseconds of a clock that is never set; when it began does not matter.
 pub type Time = i64;
 
 pub type Services = OrdMap<Arc<str>, Arc<Service>>;
+
+/// Instances whose addresses refuse connections, by service.
+pub type Refused = BTreeMap<Arc<str>, BTreeSet<Socket>>;
 
 /// When a loss is too great.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,6 +81,8 @@ pub struct Config {
     /// Fewer that are lost within the window are never held, whatever their share.
     pub minimum: usize,
     pub hold_for: Duration,
+    /// How long a service's last instance lingers before it counts as lost; zero for not at all.
+    pub linger: Duration,
     /// Held instances are told as degraded.
     pub degraded: bool,
 }
@@ -83,19 +96,36 @@ impl Default for Config {
             registry_share: 0.3,
             minimum: 5,
             hold_for: Duration::from_secs(3600),
+            linger: Duration::ZERO,
             degraded: false,
         }
     }
 }
 
 /// What is known of the batch that a change comes from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cause {
+#[derive(Clone, Copy)]
+pub struct Cause<'a> {
     /// It speaks of the whole tree (a comparison after a reconnect, or the root is gone): a registry that it
     /// leaves without any instance is held, however few there were; also where they went before it, in the window.
     pub whole: bool,
-    /// When what is lost was last known to be there, if that is long ago.
-    pub known: Option<Time>,
+    /// Whether the znode that registered an instance is still there.
+    pub stands: &'a dyn Fn(&Instance) -> bool,
+}
+
+impl Default for Cause<'_> {
+    fn default() -> Self {
+        Self {
+            whole: false,
+            stands: &|_| false,
+        }
+    }
+}
+
+impl fmt::Debug for Cause<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut cause = f.debug_struct("Cause");
+        cause.field("whole", &self.whole).finish_non_exhaustive()
+    }
 }
 
 /// The guard of one registry.
@@ -112,8 +142,22 @@ pub struct Guard {
     began: BTreeMap<Arc<str>, usize>,
     /// How many that hold removed so far.
     removed: usize,
-    /// What went within the window and was let go, the oldest first.
-    recent: VecDeque<Gone>,
+    /// What went within the window, or since the ensemble returned, and was let go, the oldest first.
+    recent: Vector<Gone>,
+    absence: Option<Absence>,
+    /// When the ensemble returned, if that is not long ago.
+    returned: Option<Time>,
+    /// When it went on from a former process; what went before that was let go for good, unless more goes.
+    resumed: Time,
+    /// When the window of the last change began, and since when the past is known.
+    within: Time,
+    kept: Time,
+    /// The services that lost too much by themselves with this batch, and whether the registry did.
+    alone: BTreeSet<Arc<str>>,
+    mass: bool,
+    /// Losses that are held and will be looked at again, and when.
+    trials: BTreeMap<Scope, Trial>,
+    trials_due: VecDeque<(Time, Scope)>,
     /// Numbers what is held in the order in which it went.
     turn: u64,
     notices: Vec<Notice>,
@@ -130,7 +174,16 @@ impl Guard {
             holds: Holds::default(),
             began: BTreeMap::new(),
             removed: 0,
-            recent: VecDeque::new(),
+            recent: Vector::new(),
+            absence: None,
+            returned: None,
+            resumed: Time::MIN,
+            within: 0,
+            kept: 0,
+            alone: BTreeSet::new(),
+            mass: false,
+            trials: BTreeMap::new(),
+            trials_due: VecDeque::new(),
             turn: 0,
             notices: Vec::new(),
         }
@@ -142,14 +195,14 @@ impl Guard {
         mirrored: &Services,
         changes: Changes,
         now: Time,
-        cause: Cause,
+        cause: Cause<'_>,
     ) -> Changes {
         let before = std::mem::replace(&mut self.mirrored, mirrored.clone());
         if !self.config.enabled {
             self.published = mirrored.clone();
             return changes;
         }
-        let mut moves = moves(&before, mirrored);
+        let mut moves = moves(&before, mirrored, cause);
         self.count(&moves, now);
         let held = !self.holds.is_empty();
         if held {
@@ -175,14 +228,44 @@ impl Guard {
         &self.holds
     }
 
-    /// When [`Guard::tick`] has something to do.
-    pub fn due(&self) -> Option<Time> {
-        let since = self.holds.oldest()?;
-        Some(since.saturating_add(millis(self.config.hold_for)))
+    /// What was let go lately and would be held with what goes next; cloning costs nothing.
+    pub fn recent(&self) -> &Vector<Gone> {
+        &self.recent
     }
 
-    /// Ends what was held for long enough.
+    /// Nobody looked for `away` milliseconds until `now`: what is found to be gone until `until` went within them.
+    pub fn absent(&mut self, away: Time, now: Time, until: Time) {
+        self.end_absence();
+        self.absence = Some(Absence::new(away, now, until));
+    }
+
+    /// The ensemble was away and is back: sessions that nobody keeps alive end within the next time.
+    pub fn returned(&mut self, now: Time) {
+        self.returned = Some(now);
+    }
+
+    /// When [`Guard::tick`] has something to do.
+    pub fn due(&self) -> Option<Time> {
+        let hold_for = millis(self.config.hold_for);
+        let held = self
+            .holds
+            .oldest()
+            .map(|since| since.saturating_add(hold_for));
+        let trial = self.trials_due.front().map(|(due, _)| *due);
+        held.into_iter().chain(trial).min()
+    }
+
+    /// Settles what tripped a moment ago, and ends what was held for long enough.
     pub fn tick(&mut self, now: Time) -> Changes {
+        let settled = self.settle_trials(now);
+        let (_, mut moves) = self.leave(settled);
+        self.holds.take_emptied();
+        let expired = self.expire(now);
+        moves.extend(expired);
+        self.publish(moves)
+    }
+
+    fn expire(&mut self, now: Time) -> BTreeMap<Arc<str>, Moves> {
         let mut ended = BTreeMap::<_, BTreeSet<_>>::new();
         let over = self.over(now);
         while let Some((name, socket)) = self.holds.pop_before(over) {
@@ -212,35 +295,79 @@ impl Guard {
                 self.holds.remove(name, *socket);
             }
         }
-        self.end(ended, Ending::Released)
+        let moves = self.end(ended, Ending::Released);
+        self.publish(moves)
     }
 
-    /// Goes on holding what a former process held: by service as many as there were, and the instances with
-    /// the times since when. What is registered is not held.
+    /// Removes the held instances whose addresses refuse connections, by service. Instances that are not held
+    /// are left alone.
+    pub fn refused(&mut self, refused: &Refused) -> Changes {
+        let mut ended = BTreeMap::<_, BTreeSet<_>>::new();
+        for (name, sockets) in refused {
+            for socket in sockets {
+                if self.holds.remove(name, *socket) {
+                    ended.entry(Arc::clone(name)).or_default().insert(*socket);
+                }
+            }
+        }
+        let moves = self.end(ended, Ending::Refused);
+        self.publish(moves)
+    }
+
+    /// Goes on holding what a former process held. What is registered is not held. What that process let go
+    /// within the window counts as if it had gone before this one.
     pub fn resume(
         &mut self,
-        holds: impl IntoIterator<Item = (Arc<Service>, usize, Vec<(Arc<Instance>, Time)>)>,
+        holds: impl IntoIterator<Item = Resumed>,
         trip: Option<Trip>,
+        recent: impl IntoIterator<Item = Gone>,
+        now: Time,
     ) -> Changes {
         if !self.config.enabled {
             return Changes::new();
         }
+        self.resumed = now;
+        self.remember(recent, now);
         let mut moves = BTreeMap::new();
-        for (service, target, mut held) in holds {
-            held.sort_by_key(|(_, since)| *since);
-            let registered = self.mirrored.get(&service.name).map(|s| &s.instances);
-            held.retain(|(i, _)| registered.is_none_or(|r| r.get(i.socket()).is_none()));
+        for Resumed {
+            service,
+            target,
+            mut held,
+        } in holds
+        {
+            held.retain(|(i, _)| standing(&self.mirrored, &service.name, i.socket()).is_none());
             let moved: &mut Moves = moves.entry(Arc::clone(&service.name)).or_default();
             moved.sockets.extend(held.iter().map(|(i, _)| i.socket()));
             for (instance, since) in held {
-                self.keep(&service, target, instance, since);
+                self.keep(&service, target, instance, since.min(now));
             }
         }
-        self.holds.trip = trip;
+        self.holds.trip = trip.map(|trip| Trip {
+            since: trip.since.min(now),
+            ..trip
+        });
         self.begin(Time::MIN);
         self.limit(&mut moves);
         self.settle();
         self.publish(moves)
+    }
+
+    /// Takes these for gone at their times.
+    fn remember(&mut self, recent: impl IntoIterator<Item = Gone>, now: Time) {
+        let window = millis(self.config.window);
+        let within = |gone: &Gone| gone.at <= now && gone.at >= now.saturating_sub(window);
+        for gone in recent.into_iter().filter(within) {
+            let (name, at) = (&gone.service.name, gone.at);
+            if standing(&self.mirrored, name, gone.instance.socket()).is_some() {
+                continue;
+            }
+            let level = self.levels.entry(Arc::clone(name)).or_default();
+            for level in [level, &mut self.total] {
+                level.turn(1);
+                level.change(at, at.saturating_sub(window), -1);
+            }
+            self.recent.push_back(gone);
+        }
     }
 
     /// What operators should hear of since the last call.
@@ -249,9 +376,18 @@ impl Guard {
     }
 
     fn count(&mut self, moves: &BTreeMap<Arc<str>, Moves>, now: Time) {
-        let from = now.saturating_sub(millis(self.config.window));
+        if (self.absence.as_ref()).is_some_and(|absence| absence.is_over(now)) {
+            self.end_absence();
+        }
+        (self.returned).take_if(|at| now > at.saturating_add(RETURN));
+        self.within = now.saturating_sub(millis(self.config.window));
+        self.kept = self.returned.map_or(self.within, |at| at.min(self.within));
+        let from = self.kept;
         let (mut by, mut turned) = (0, 0);
         for (name, moved) in moves {
+            if let Some(absence) = &mut self.absence {
+                absence.found(name, moved.lost.len() - moved.lapsed);
+            }
             let level = match self.levels.get_mut(name) {
                 Some(level) => level,
                 None => self.levels.entry(Arc::clone(name)).or_default(),
@@ -266,19 +402,38 @@ impl Guard {
         }
         self.total.turn(turned);
         self.total.change(now, from, by);
-        // The clock may have been set back.
-        for gone in self
-            .recent
-            .iter_mut()
-            .rev()
-            .take_while(|gone| gone.at > now)
-        {
-            gone.at = now;
-        }
         while self.recent.front().is_some_and(|gone| gone.at < from) {
             self.recent.pop_front();
         }
         self.forget(from);
+    }
+
+    /// What went in an absence and was let go went before the window, but for what would have been lost in it.
+    fn end_absence(&mut self) {
+        let Some(absence) = self.absence.take() else {
+            return;
+        };
+        let window = millis(self.config.window);
+        if absence.away > window {
+            (self.recent).retain(|gone| !absence.covers(gone.at));
+        }
+        for name in absence.services() {
+            if let Some(level) = self.levels.get_mut(name) {
+                let spared = absence.spared(Some(name), window);
+                level.accept(spared.min(level.loss(self.kept)));
+            }
+        }
+        let spared = absence.spared(None, window);
+        self.total.accept(spared.min(self.total.loss(self.kept)));
+    }
+
+    fn peak(&self, name: &str) -> usize {
+        let level = self.levels.get(name);
+        level.map_or(0, |level| level.peak(self.within))
+    }
+
+    fn present(&self, name: &str) -> usize {
+        self.levels.get(name).map_or(0, Level::present)
     }
 
     /// A service that is gone counts as long as it is in the window; some are looked at each time.
@@ -291,13 +446,10 @@ impl Guard {
         }
     }
 
-    /// What is registered again is not held any more.
+    /// What is registered again is no longer held.
     fn take_back(&mut self, moves: &BTreeMap<Arc<str>, Moves>) {
         for (name, moved) in moves {
-            let Some(service) = self.mirrored.get(name) else {
-                continue;
-            };
-            let back = |socket: &&Socket| service.instances.get(**socket).is_some();
+            let back = |socket: &&Socket| standing(&self.mirrored, name, **socket).is_some();
             for socket in moved.sockets.iter().filter(back) {
                 self.holds.remove(name, *socket);
             }
@@ -309,12 +461,14 @@ impl Guard {
         now.saturating_sub(millis(self.config.hold_for))
     }
 
-    /// Takes leave of the holds that are empty now, and of the registry's.
+    /// Ends the holds that are empty now, and the registry's.
     fn settle(&mut self) {
         for name in self.holds.take_emptied() {
-            if self.holds.trip.is_none() {
+            let scope = Scope::Service(name);
+            let known = self.is_known(&scope, false);
+            if known && self.holds.trip.is_none() {
                 self.notices.push(Notice::Ended {
-                    scope: Scope::Service(name),
+                    scope,
                     how: Ending::Returned,
                     removed: 0,
                 });
@@ -323,39 +477,61 @@ impl Guard {
         self.end_whole(Ending::Returned);
     }
 
-    /// The registry is held no more once nothing of it is.
+    /// The hold of the registry ends once nothing of it is held.
     fn end_whole(&mut self, how: Ending) {
         if self.holds.is_empty() && self.holds.trip.take().is_some() {
             self.began = BTreeMap::new();
-            self.notices.push(Notice::Ended {
-                scope: Scope::Registry,
-                how,
-                removed: std::mem::take(&mut self.removed),
-            });
+            let removed = std::mem::take(&mut self.removed);
+            if self.is_known(&Scope::Registry, removed > 0) {
+                self.notices.push(Notice::Ended {
+                    scope: Scope::Registry,
+                    how,
+                    removed,
+                });
+            }
         }
     }
 
-    /// These are held no more, and the loss is accepted: it does not count for the next one.
+    /// These are no longer held, and operators hear why.
     ///
     /// Where the registry is held as a whole, one notice stands for those of its services.
-    fn end(&mut self, ended: BTreeMap<Arc<str>, BTreeSet<Socket>>, how: Ending) -> Changes {
+    fn end(
+        &mut self,
+        ended: BTreeMap<Arc<str>, BTreeSet<Socket>>,
+        how: Ending,
+    ) -> BTreeMap<Arc<str>, Moves> {
         let whole = self.holds.trip.is_some();
-        let emptied: BTreeSet<_> = self.holds.take_emptied().into_iter().collect();
+        for name in self.holds.take_emptied() {
+            let removed = ended.get(&name).map_or(0, BTreeSet::len);
+            let scope = Scope::Service(name);
+            if self.is_known(&scope, removed > 0 && !whole) && !whole {
+                self.notices.push(Notice::Ended {
+                    scope,
+                    how,
+                    removed,
+                });
+            }
+        }
+        let (removed, moves) = self.leave(ended);
+        self.removed += if whole { removed } else { 0 };
+        self.end_whole(how);
+        moves
+    }
+
+    /// These are no longer held, and the loss is accepted: it does not count for the next one. How many they are.
+    fn leave(
+        &mut self,
+        ended: BTreeMap<Arc<str>, BTreeSet<Socket>>,
+    ) -> (usize, BTreeMap<Arc<str>, Moves>) {
         let mut removed = 0;
         let mut moves = BTreeMap::new();
-        self.recent
-            .retain(|gone| !ended.contains_key(&gone.service.name));
+        if !ended.is_empty() {
+            (self.recent).retain(|gone| !ended.contains_key(&gone.service.name));
+        }
         for (name, sockets) in ended {
             removed += sockets.len();
             if let Some(level) = self.levels.get_mut(&name) {
                 level.accept(sockets.len());
-            }
-            if !whole && emptied.contains(&name) {
-                self.notices.push(Notice::Ended {
-                    scope: Scope::Service(Arc::clone(&name)),
-                    how,
-                    removed: sockets.len(),
-                });
             }
             let moved = Moves {
                 sockets,
@@ -364,9 +540,7 @@ impl Guard {
             moves.insert(name, moved);
         }
         self.total.accept(removed);
-        self.removed += if whole { removed } else { 0 };
-        self.end_whole(how);
-        self.publish(moves)
+        (removed, moves)
     }
 
     /// Brings what is published in line with what is mirrored and held, where anything moved.

@@ -1,28 +1,39 @@
 //! One registry under guard: its index, what of it may be published, and what was restored before it was seen.
 //!
 //! ```text
-//! Batch ──▶ Index ──what is mirrored──▶ Guard ──what is published──▶ the catalog
+//! Batch ──▶ Index ──what is registered──▶ Linger ──with what may return──▶ Guard ──what is published──▶ the catalog
 //! ```
 //!
-//! It refuses to know the other registries. Invariant: what is published is what the guard lets through, from
+//! Invariant: what is published is what the guard lets through, from
 //! the first batch on; what was restored counts as mirrored until the registry was seen whole.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use imbl::{OrdMap, OrdSet, ordset::DiffItem};
+use imbl::{OrdMap, OrdSet, Vector, ordset::DiffItem};
 
 use super::{
-    Batch, Changes, Config, Counts, Event, Index, Rejected, Resolution, Touched, View,
+    Batch, Changes, Config, Counts, Event, Index, Moment, Rejected, Resolution, Touched, View,
     catalog::join,
-    guard::{self, Cause, Guard, Holds, Notice, Resumed, Time},
+    guard::{self, Cause, Gone, Guard, Holds, Notice, Resumed, Services, Time},
+    linger::{self, Change, Linger, Lingering},
 };
-use crate::model::{Instance, Service};
 
 #[derive(Debug)]
 pub struct Guarded {
+    config: Arc<Config>,
     index: Index,
+    linger: Linger,
     guard: Guard,
     restored: Option<Restored>,
+    /// There is no root that could be loaded.
+    absent: bool,
+    /// Since when the registry may be another than it was seen to be: there is no connection, or the process has
+    /// begun and not compared yet.
+    unseen: Option<Moment>,
+    /// The connection was lost while the process ran: what cut it may have ended the sessions of others, too.
+    cut: bool,
+    /// The process stood still: since when, and until when that is noticed.
+    stood: Option<(Moment, Time)>,
     addresses: Addresses,
     /// What others know of host names, and the names that were asked for when it was looked at last.
     known: OrdMap<Arc<str>, Resolution>,
@@ -35,76 +46,79 @@ pub type Addresses = OrdMap<Arc<str>, Arc<[IpAddr]>>;
 /// How many names are remembered at least, though nobody goes by them any more.
 const REMEMBERED: usize = 1_000;
 
+/// How long what happened while the process stood still goes on arriving.
+const ARRIVING: Time = 2_000;
+
 /// What is served is, or would be, of a former process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Restored {
-    /// Until when it is known to have been so.
-    pub known: Time,
+    /// Until when it is known to have been so, in milliseconds since the epoch.
+    pub known: i64,
     /// Whether it is served; before that it only waits for the registry.
     pub served: bool,
 }
 
-/// The last state of a former process.
+/// The last state of a former process, with its times by the clock of this one.
 #[derive(Debug)]
 pub struct Former {
-    pub known: Time,
-    /// Every znode, also those that were gone.
+    /// For how many milliseconds nobody looked at the registry.
+    pub away: Time,
+    /// Every znode.
     pub replay: Batch,
-    /// Takes those away again.
-    pub departures: Batch,
-    /// What was held of those.
+    /// What was held of those that were gone.
     pub held: Vec<Resumed>,
     pub trip: Option<guard::Trip>,
+    /// What went shortly before, and was let go.
+    pub recent: Vec<Gone>,
     pub addresses: Addresses,
 }
 
 impl Guarded {
     pub fn new(config: Config, guard: guard::Config) -> Self {
         Self {
-            index: Index::new(config),
+            index: Index::new(config.clone()),
+            config: Arc::new(config),
+            linger: Linger::new(&linger::Config { last: guard.linger }),
             guard: Guard::new(guard),
             restored: None,
+            absent: false,
+            unseen: None,
+            cut: false,
+            stood: None,
             addresses: Addresses::new(),
             known: OrdMap::new(),
             asked: OrdSet::new(),
         }
     }
 
-    /// Begins with what a former process knew. Its clock may have been ahead: nothing is known from later than
-    /// now.
-    pub fn restore(&mut self, former: Former, now: Time) -> Changes {
-        let known = former.known.min(now);
+    /// Begins with what a former process knew.
+    pub fn restore(&mut self, former: Former, now: impl Into<Moment>) -> Changes {
+        let now: Moment = now.into();
+        let known = now.before(former.away.max(0));
         self.index.apply(former.replay, now);
-        // Nothing may go by that they are not looked up again yet.
+        // Nothing may go because its name is not looked up again yet.
         for (host, addresses) in &former.addresses {
-            self.index.resolved(host, Ok(addresses.to_vec()), now);
+            self.index.resolved(host, Ok(addresses.to_vec()), now.time);
         }
         self.addresses = former.addresses;
-        let all = self.index.view().services;
-        self.index.apply(former.departures, now);
         let mirrored = self.index.view().services;
         let names = mirrored.keys().cloned();
         let appeared = names.map(|name| (name, Touched::All)).collect();
-        (self.guard).apply(&mirrored, appeared, known, Cause::default());
-        let held = former.held.iter().filter_map(|resumed| {
-            let service = all.get(&resumed.service)?;
-            Some((
-                Arc::clone(service),
-                resumed.target,
-                found(service, resumed, now),
-            ))
-        });
-        let trip = former.trip.map(|trip| guard::Trip {
-            since: trip.since.min(now),
-            ..trip
-        });
-        self.guard.resume(held, trip);
-        // Of what was held the time may be over by now.
-        self.guard.tick(now);
+        self.linger.restart(&mirrored);
+        (self.guard).apply(&mirrored, appeared, known.time, Cause::default());
+        let (mut held, trip) = (former.held, former.trip);
+        let priority = self.index.config().priority;
+        for (instance, _) in held.iter_mut().flat_map(|resumed| &mut resumed.held) {
+            Arc::make_mut(instance).priority = priority;
+        }
+        (self.guard).resume(held, trip, former.recent, now.time);
+        // The time of what was held may be over by now.
+        self.guard.tick(now.time);
         let published = self.guard.published().keys().cloned();
         let changes = published.map(|name| (name, Touched::All)).collect();
+        self.unseen = Some(known);
         self.restored = Some(Restored {
-            known,
+            known: known.wall,
             served: false,
         });
         changes
@@ -122,25 +136,80 @@ impl Guarded {
     }
 
     /// Mirrors a batch that is told at `now`.
-    pub fn apply(&mut self, batch: Batch, now: Time) -> Changes {
+    pub fn apply(&mut self, batch: Batch, now: impl Into<Moment>) -> Changes {
+        let now: Moment = now.into();
         let root = |event: &Event| matches!(event, Event::Delete { path } if path.is_empty());
-        let complete = batch.complete;
-        let whole = complete || batch.events.iter().any(root);
+        let whole = batch.complete || batch.events.iter().any(root);
+        self.absent = batch.absent || (self.absent && !batch.complete);
+        if batch.stale {
+            self.loses_sight(now);
+        }
+        if batch.complete {
+            self.sees_again(now.time);
+        }
         let changes = self.index.apply(batch, now);
-        let former = self.restored.take_if(|_| complete);
-        let known = former.map(|former| former.known.min(now));
-        self.follow(changes, now, Cause { whole, known })
+        self.follow(changes, now.time, whole)
+    }
+
+    /// Nobody looked for the last `away` milliseconds, and what happened meanwhile arrives now.
+    pub fn stood_still(&mut self, away: Time, now: Moment) {
+        let until = now.time.saturating_add(ARRIVING);
+        self.stood = Some((now.before(away), until));
+        self.guard.absent(away, now.time, until);
+    }
+
+    fn loses_sight(&mut self, now: Moment) {
+        let stood = self.stood.filter(|(_, until)| now.time <= *until);
+        if self.unseen.is_none() {
+            self.cut = stood.is_none();
+            self.unseen = Some(stood.map_or(now, |(since, _)| since));
+        }
+    }
+
+    fn sees_again(&mut self, now: Time) {
+        let restored = self.restored.take();
+        if let Some(since) = self.unseen.take() {
+            if !std::mem::take(&mut self.cut) {
+                // What left meanwhile reaches the guard once it has lingered.
+                let until = now.saturating_add(self.linger.longest());
+                self.guard
+                    .absent(now.saturating_sub(since.time), now, until);
+            }
+            // The ensemble answered at the start: it was not away.
+            if restored.is_none_or(|restored| restored.served) {
+                self.guard.returned(now);
+            }
+        }
+    }
+
+    /// Since when the registry may be another than it was seen to be.
+    pub fn unseen(&self) -> Option<Moment> {
+        self.unseen
+    }
+
+    /// What left lately, and would be held with what leaves next; in the order in which it left. What lingers
+    /// has left as well.
+    pub fn recent(&self) -> Vector<Gone> {
+        let mut recent = self.guard.recent().clone();
+        if !self.linger.lingering().is_empty() {
+            recent.extend(self.linger.lingering().gone());
+            recent.sort_by(|one, other| one.at.cmp(&other.at));
+        }
+        recent
     }
 
     pub fn tick(&mut self, now: Time) -> Changes {
         let changes = self.index.tick(now);
-        let mut all = self.follow(changes, now, Cause::default());
+        let mut all = self.follow(changes, now, false);
+        while let Some((whole, changes)) = self.linger.tick(now) {
+            join(&mut all, self.publish(changes, now, whole));
+        }
         join(&mut all, self.guard.tick(now));
         all
     }
 
     pub fn due(&self) -> Option<Time> {
-        [self.index.due(), self.guard.due()]
+        [self.index.due(), self.linger.due(), self.guard.due()]
             .into_iter()
             .flatten()
             .min()
@@ -154,7 +223,7 @@ impl Guarded {
             Err(_) => {}
         }
         let changes = self.index.resolved(host, resolution, now);
-        self.follow(changes, now, Cause::default())
+        self.follow(changes, now, false)
     }
 
     /// What host names resolved to; costs nothing.
@@ -197,17 +266,40 @@ impl Guarded {
         (before - self.guard.holds().held(), changes)
     }
 
+    /// Removes the held instances whose addresses refuse connections; returns how many there were.
+    pub fn refused(&mut self, refused: &guard::Refused) -> (usize, Changes) {
+        let before = self.guard.holds().held();
+        let changes = self.guard.refused(refused);
+        (before - self.guard.holds().held(), changes)
+    }
+
     /// What is published of the registry; costs nothing.
     pub fn view(&self) -> View {
         View {
             services: self.guard.published().clone(),
             holds: self.guard.holds().clone(),
+            lingering: self.linger.lingering().clone(),
             ..self.index.view()
         }
     }
 
     pub fn holds(&self) -> &Holds {
         self.guard.holds()
+    }
+
+    /// What left and stays served for a moment; cloning costs nothing.
+    pub fn lingering(&self) -> &Lingering {
+        self.linger.lingering()
+    }
+
+    /// What is registered, without what lingers or is held; costs nothing.
+    pub fn registered(&self) -> Services {
+        self.index.view().services
+    }
+
+    /// What the other registries have registered.
+    pub fn sees_others(&mut self, others: Vec<Services>) {
+        self.linger.sees_others(others);
     }
 
     pub fn take_notices(&mut self) -> Vec<Notice> {
@@ -217,6 +309,11 @@ impl Guarded {
     /// Whether the whole registry was seen once, or what was restored stands for it.
     pub fn loaded(&self) -> bool {
         self.index.loaded() || self.restored.is_some_and(|restored| restored.served)
+    }
+
+    /// Whether there is nothing to wait for: the root does not exist.
+    pub fn absent(&self) -> bool {
+        self.absent
     }
 
     pub fn wanted_hosts(&self) -> OrdSet<Arc<str>> {
@@ -252,24 +349,33 @@ impl Guarded {
         self.index.name()
     }
 
-    pub fn config(&self) -> &Config {
-        self.index.config()
+    pub fn config(&self) -> &Arc<Config> {
+        &self.config
     }
 
-    fn follow(&mut self, changes: Changes, now: Time, cause: Cause) -> Changes {
+    fn follow(&mut self, changes: Changes, now: Time, whole: bool) -> Changes {
         self.ask();
-        let mirrored = self.index.view().services;
-        self.guard.apply(&mirrored, changes, now, cause)
+        let registered = self.index.view().services;
+        let index = &self.index;
+        let change = Change {
+            now,
+            whole,
+            is_taken: &|host| index.has_host(host),
+        };
+        let changes = self.linger.apply(&registered, changes, change);
+        self.publish(changes, now, whole)
     }
-}
 
-/// The instances that were held, as their znodes' data have them.
-fn found(service: &Service, resumed: &Resumed, now: Time) -> Vec<(Arc<Instance>, Time)> {
-    let held = resumed.held.iter().filter_map(|(socket, since)| {
-        let instance = service.instances.get(*socket)?;
-        Some((Arc::clone(instance), (*since).min(now)))
-    });
-    held.collect()
+    /// Passes what is registered or lingers on to the guard; what changes of what is published.
+    fn publish(&mut self, changes: Changes, now: Time, whole: bool) -> Changes {
+        let index = &self.index;
+        let cause = Cause {
+            whole,
+            stands: &|instance| index.is_registered(&instance.origin.znode),
+        };
+        self.guard
+            .apply(self.linger.services(), changes, now, cause)
+    }
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ mod names;
 mod settle;
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     ops::Bound,
     sync::Arc,
@@ -40,8 +41,8 @@ use self::{
     names::Names,
 };
 use super::{
-    Batch, Changes, Config, Counts, Event, Rejected, Stat, View, format::Znode, layout::Place,
-    name, registration::Registration,
+    Batch, Changes, Config, Counts, Event, Moment, Rejected, Stat, View, format::Znode,
+    layout::Place, name, registration::Registration,
 };
 use crate::model::Source;
 
@@ -60,13 +61,15 @@ pub struct Index {
     bases: BTreeMap<Arc<str>, Base>,
     hosts: Hosts,
     names: Names,
-    /// When znodes have to be looked at again, in milliseconds since the epoch.
+    /// When znodes have to be looked at again.
     due: BTreeSet<(i64, Arc<str>)>,
     view: View,
     /// What was rejected, or for another reason, since they were taken.
     rejections: BTreeMap<String, Rejected>,
     instances: usize,
     loaded: bool,
+    /// What the wall clock shows beyond the steady one.
+    epoch: i64,
     /// The last write that was seen, and when it was by ZooKeeper's clock.
     newest: (i64, i64),
 }
@@ -98,13 +101,17 @@ impl Index {
             rejections: BTreeMap::new(),
             instances: 0,
             loaded: false,
+            epoch: 0,
             newest: (0, 0),
         }
     }
 
-    /// Mirrors a batch that is told at `now` (milliseconds since the epoch). The view may change though
-    /// no service did: origins and rejected znodes.
-    pub fn apply(&mut self, batch: Batch, now: i64) -> Changes {
+    /// Mirrors a batch that is told at `now`. The view may change though no service did: origins and rejected
+    /// znodes.
+    pub fn apply(&mut self, batch: Batch, now: impl Into<Moment>) -> Changes {
+        let now: Moment = now.into();
+        self.epoch = now.epoch();
+        let now = now.time;
         let mut dirty = Dirty::new();
         if batch.stale {
             self.maker.fresh = false;
@@ -134,7 +141,7 @@ impl Index {
         self.settle(dirty)
     }
 
-    /// When to tick next, in milliseconds since the epoch.
+    /// When to tick next.
     pub fn due(&self) -> Option<i64> {
         self.due.first().map(|(due, _)| *due)
     }
@@ -168,6 +175,11 @@ impl Index {
         self.view.clone()
     }
 
+    /// Whether a service has this host name.
+    pub fn has_host(&self, host: &str) -> bool {
+        self.hosts.holder(host).is_some()
+    }
+
     /// How much the view holds; costs nothing.
     pub fn counts(&self) -> Counts {
         Counts {
@@ -192,6 +204,15 @@ impl Index {
         let entry = (self.bases.get(service)).and_then(|base| base.entries.get(znode));
         let bad = entry.and_then(|entry| entry.bad.as_deref());
         bad.is_some_and(|bad| bad.format != UNREADABLE)
+    }
+
+    /// Whether a znode is there that registers instances, by its path below the root.
+    pub fn is_registered(&self, znode: &str) -> bool {
+        let Place::Instance(service) = self.config.layout.place(znode) else {
+            return false;
+        };
+        let base = self.bases.get(service);
+        base.is_some_and(|base| base.entries.contains_key(znode))
     }
 
     /// Whether the whole tree was seen once. Before that the view has only a part of it.
@@ -250,7 +271,7 @@ impl Index {
         let rejected = Rejected {
             format: UNREADABLE,
             reason:
-                "no permission to read it; let MeshKeeper's user, or world:anyone, read it (setAcl)"
+                "no permission to read it; add read for MeshKeeper's user to its present ACL (getAcl, setAcl)"
                     .to_owned(),
         };
         self.register(&service, path, czxid, Err(rejected), now, dirty);
@@ -288,6 +309,7 @@ impl Index {
             instances,
             alive: None,
             lapsed: false,
+            epoch: self.epoch,
         }))
     }
 
@@ -303,6 +325,7 @@ impl Index {
         let Some(base) = self.bases.get_mut(service) else {
             return;
         };
+        let even = base.even_parts();
         let touched = touches(dirty, service);
         let past = base.take(znode, touched);
         // Another znode under the same name has no past.
@@ -325,7 +348,7 @@ impl Index {
         let weighs = |good: &Good| matches!(good, Good::Factors(_));
         let others = weighs(&good) || past.is_some_and(weighs);
         base.put(znode, Entry { czxid, good, bad }, touched);
-        if others {
+        if others || base.even_parts() != even {
             self.remake_all(service, now, dirty);
         }
     }
@@ -342,18 +365,23 @@ impl Index {
         let Some(base) = self.bases.get_mut(&service) else {
             return;
         };
-        let touched = touches(dirty, &service);
-        let Some(Entry { czxid, good, bad }) = base.take(znode, touched) else {
+        let Some(entry) = base.entries.get(znode) else {
             return;
         };
-        let registered = match &good {
+        let registered = match &entry.good {
             Good::One(instance) if base.weighs() => Some(unmade(instance)),
             Good::Many(many) => Some(many.registered.clone()),
             _ => None,
         };
+        // While the znode itself still counts as one of its service.
         let made = registered.map(|registered| {
-            make::made(&self.maker, &self.names, base, registered, Some(&good), now)
+            let past = Some(&entry.good);
+            make::made(&self.maker, &self.names, base, registered, past, now)
         });
+        let touched = touches(dirty, &service);
+        let Some(Entry { czxid, good, bad }) = base.take(znode, touched) else {
+            return;
+        };
         if let Some(made) = &made {
             follow(
                 &mut self.names,
@@ -443,9 +471,11 @@ impl Index {
         let Some(base) = self.bases.get_mut(service) else {
             return;
         };
+        let even = base.even_parts();
         let Some(past) = base.take(znode, touches(dirty, service)) else {
             return;
         };
+        let is_other = base.even_parts() != even;
         follow(
             &mut self.names,
             &mut self.due,
@@ -453,7 +483,7 @@ impl Index {
             Some(&past.good),
             None,
         );
-        if let Good::Factors(_) = past.good {
+        if is_other || matches!(past.good, Good::Factors(_)) {
             self.remake_all(service, now, dirty);
         }
     }
@@ -518,13 +548,11 @@ impl Index {
 
     /// What a service is called by its path below the root.
     fn title(&self, service: &Arc<str>) -> Title {
-        let dotted = service.contains('/').then(|| service.replace('/', "."));
-        let name = dotted.as_deref().unwrap_or(service);
-        if !self.config.shape.selects(name) {
-            return Title::Excluded;
-        }
-        let renamed = self.config.shape.rename(name).or(dotted);
-        let name = renamed.map_or_else(|| Arc::clone(service), Arc::from);
+        let name = match self.config.called(service) {
+            None => return Title::Excluded,
+            Some(Cow::Borrowed(_)) => Arc::clone(service),
+            Some(Cow::Owned(name)) => name.into(),
+        };
         match name::host(&name) {
             Ok(_) => Title::Named(name),
             Err(reason) => Title::Refused(reason),

@@ -4,7 +4,7 @@
 //! refuses to know the clock. Invariants: at most [`LENGTH`] entries are kept, of about [`BYTES`] at
 //! most, the newest; a first load is one entry, since nothing happened then that an operator would ask about.
 
-use std::{fmt::Write, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeSet, fmt::Write, net::IpAddr, sync::Arc};
 
 use imbl::Vector;
 
@@ -12,7 +12,7 @@ use super::{
     Changes, Rejected, View,
     guard::{Ending, Notice, Scope},
 };
-use crate::model::{Health, Instance, Service, Socket, Touched};
+use crate::model::{Health, Instance, Service, Socket, Touched, Weight};
 
 /// Some minutes of a large mesh in turmoil, some days of a calm one.
 pub const LENGTH: usize = 10_000;
@@ -49,8 +49,20 @@ pub enum What {
     },
     /// A service appeared or went.
     Service { name: Arc<str>, there: bool },
-    /// An instance went and stays served, since too many went with it.
+    /// An instance went and is served, since too many went with it.
     Held {
+        service: Arc<str>,
+        instance: Arc<Instance>,
+        /// It was removed already, and came back when the guard tripped.
+        back: bool,
+    },
+    /// The last instance of a service left and stays served for a moment, as it may return.
+    Lingers {
+        service: Arc<str>,
+        instance: Arc<Instance>,
+    },
+    /// One that had left is registered again; nobody was told in between.
+    Reregistered {
         service: Arc<str>,
         instance: Arc<Instance>,
     },
@@ -80,6 +92,8 @@ pub enum Cause {
     Resolution,
     /// It was gone before and held, until somebody said that it may go.
     Operator,
+    /// It was gone before and held, until its address refused a connection.
+    Probe,
     /// It was gone before and held, until as many were there again or its time was over.
     Hold,
 }
@@ -104,6 +118,19 @@ impl Journal {
         }
     }
 
+    /// Records what is held in the second view of a registry and was not in the first.
+    pub fn follow_holds(&mut self, at: i64, registry: &Arc<str>, (before, after): (&View, &View)) {
+        for (service, held) in after.holds.since(&before.holds) {
+            let instance = Arc::clone(&held.instance);
+            let what = What::Held {
+                back: !has(before, &service, instance.socket()),
+                service,
+                instance,
+            };
+            self.record(at, registry, what);
+        }
+    }
+
     /// Records what changed from one view of a registry to the next.
     pub fn follow(
         &mut self,
@@ -113,10 +140,7 @@ impl Journal {
         (before, after): (&View, &View),
         changes: &Changes,
     ) {
-        for (service, held) in after.holds.since(&before.holds) {
-            let instance = Arc::clone(&held.instance);
-            self.record(at, registry, What::Held { service, instance });
-        }
+        self.follow_holds(at, registry, (before, after));
         for (service, held) in before.holds.since(&after.holds) {
             let published = after.services.get(&service);
             let instance = published.and_then(|s| s.instances.get(held.instance.socket()));
@@ -124,11 +148,22 @@ impl Journal {
                 self.record(at, registry, What::Returned { service, instance });
             }
         }
+        self.follow_lingering(at, registry, before, after);
         let holds = &before.holds;
+        let newly_held = |name: &str, socket| {
+            let held = |view: &View| view.holds.get(name, socket).is_some();
+            held(after) && !held(before)
+        };
         for (name, touched) in changes {
             let services = [before, after].map(|view| view.services.get(name));
+            // A service that only the hold brings back did not appear in the registry.
+            let registered = services[1].is_some_and(|service| {
+                let mut all = service.instances.iter();
+                service.instances.is_empty() || !all.all(|i| newly_held(name, i.socket()))
+            });
             if let [was, is] = services.map(|service| service.is_some())
                 && was != is
+                && is == registered
             {
                 let name = Arc::clone(name);
                 self.record(at, registry, What::Service { name, there: is });
@@ -136,17 +171,16 @@ impl Journal {
             for socket in sockets(touched, services) {
                 let [before, after] =
                     services.map(|service| service?.instances.get(socket).cloned());
-                if before
-                    .as_deref()
-                    .zip(after.as_deref())
-                    .is_some_and(|(b, a)| b.is_like(a))
-                {
+                let pair = before.as_deref().zip(after.as_deref());
+                let is_like = pair.is_some_and(|(before, after)| before.is_like(after));
+                // One that the hold brings back or alters is recorded as held.
+                if is_like || newly_held(name, socket) {
                     continue;
                 }
                 let service = Arc::clone(name);
                 let held = holds.get(name, socket).is_some() && after.is_none();
                 let cause = match cause {
-                    Cause::Operator => cause,
+                    Cause::Operator | Cause::Probe => cause,
                     _ if held => Cause::Hold,
                     _ => cause,
                 };
@@ -157,6 +191,30 @@ impl Journal {
                     cause,
                 };
                 self.record(at, registry, what);
+            }
+        }
+    }
+}
+
+fn has(view: &View, service: &str, socket: Socket) -> bool {
+    let service = view.services.get(service);
+    service.is_some_and(|service| service.instances.get(socket).is_some())
+}
+
+impl Journal {
+    /// Records what lingers now as the last of its service, and what returned.
+    fn follow_lingering(&mut self, at: i64, registry: &Arc<str>, before: &View, after: &View) {
+        for (service, instance) in after.lingering.since(&before.lingering) {
+            let (service, instance) = (Arc::clone(service), Arc::clone(instance));
+            self.record(at, registry, What::Lingers { service, instance });
+        }
+        for (service, left) in after.lingering.ended(&before.lingering) {
+            let published = after.services.get(service);
+            let instance = published.and_then(|s| s.instances.get(left.socket()));
+            let is_held = after.holds.get(service, left.socket()).is_some();
+            if let Some(instance) = instance.filter(|_| !is_held).map(Arc::clone) {
+                let service = Arc::clone(service);
+                self.record(at, registry, What::Reregistered { service, instance });
             }
         }
     }
@@ -187,6 +245,8 @@ impl What {
             Self::Service { there: true, .. } => "appeared",
             Self::Service { there: false, .. } => "gone",
             Self::Held { .. } => "held",
+            Self::Lingers { .. } => "lingers",
+            Self::Reregistered { .. } => "reregistered",
             Self::Returned { .. } => "returned",
             Self::Rejected { .. } => "rejected",
             Self::Guard(Notice::Tripped { .. }) => "tripped",
@@ -200,7 +260,10 @@ impl What {
             Self::Instance { before, after, .. } => {
                 before.iter().chain(after).map(|i| size(i)).sum()
             }
-            Self::Held { instance, .. } | Self::Returned { instance, .. } => size(instance),
+            Self::Held { instance, .. }
+            | Self::Lingers { instance, .. }
+            | Self::Reregistered { instance, .. }
+            | Self::Returned { instance, .. } => size(instance),
             Self::Rejected { path, rejected } => path.len() + rejected.reason.len(),
             Self::Loaded { .. } | Self::Service { .. } | Self::Guard(_) => 0,
         };
@@ -211,6 +274,8 @@ impl What {
         match self {
             Self::Instance { service, .. }
             | Self::Held { service, .. }
+            | Self::Lingers { service, .. }
+            | Self::Reregistered { service, .. }
             | Self::Returned { service, .. } => Some(service),
             Self::Service { name, .. } => Some(name),
             Self::Guard(notice) => match notice.scope() {
@@ -224,7 +289,10 @@ impl What {
     pub fn instance(&self) -> Option<&Arc<Instance>> {
         match self {
             Self::Instance { before, after, .. } => after.as_ref().or(before.as_ref()),
-            Self::Held { instance, .. } | Self::Returned { instance, .. } => Some(instance),
+            Self::Held { instance, .. }
+            | Self::Lingers { instance, .. }
+            | Self::Reregistered { instance, .. }
+            | Self::Returned { instance, .. } => Some(instance),
             _ => None,
         }
     }
@@ -237,14 +305,44 @@ impl What {
         }
     }
 
+    /// The full paths of all znodes that are meant, before and after.
+    fn paths(&self) -> impl Iterator<Item = String> {
+        let (rejected, instances) = match self {
+            Self::Rejected { path, .. } => (Some(path.clone()), [None, None]),
+            Self::Instance { before, after, .. } => (None, [before.as_ref(), after.as_ref()]),
+            Self::Held { instance, .. }
+            | Self::Lingers { instance, .. }
+            | Self::Reregistered { instance, .. }
+            | Self::Returned { instance, .. } => (None, [Some(instance), None]),
+            Self::Loaded { .. } | Self::Service { .. } | Self::Guard(_) => (None, [None, None]),
+        };
+        let instances = instances.into_iter().flatten();
+        rejected
+            .into_iter()
+            .chain(instances.map(|instance| instance.origin.path()))
+    }
+
     /// Why, in words.
     pub fn why(&self) -> String {
         match self {
             Self::Loaded { services } => format!("the registry was read: {services} services"),
             Self::Service { there: true, .. } => "its znode, or an instance of it, appeared".into(),
             Self::Service { there: false, .. } => "nothing of it is there any more".into(),
-            Self::Held { instance, .. } => {
-                removed(instance, Cause::Watch) + "; too many went with it, so it stays served"
+            Self::Held { instance, back, .. } => {
+                let served = if *back {
+                    "is served again"
+                } else {
+                    "stays served"
+                };
+                let gone = removed(instance, Cause::Watch);
+                format!("{gone}; too many went with it, so it {served}")
+            }
+            Self::Lingers { instance, .. } => {
+                removed(instance, Cause::Watch)
+                    + "; nobody else serves, so it stays served for a moment in case it returns"
+            }
+            Self::Reregistered { instance, .. } => {
+                registered(instance, Cause::Watch) + "; it had left a moment before"
             }
             Self::Returned { instance, .. } => {
                 registered(instance, Cause::Watch) + "; it is held no more"
@@ -289,6 +387,7 @@ fn guarded(notice: &Notice) -> String {
                 Ending::Returned => "as many are registered as there were",
                 Ending::Expired => "the time of the hold is over",
                 Ending::Released => "an operator released it",
+                Ending::Refused => "the addresses refuse connections",
             };
             format!("{why}; {removed} instances were removed by that")
         }
@@ -315,6 +414,7 @@ fn removed(old: &Instance, cause: Cause) -> String {
         Cause::Resolution => "its host name does not resolve to this address any more".to_owned(),
         Cause::Comparison | Cause::Audit => gone + found(cause),
         Cause::Operator => gone + "; it was held, and an operator let it go",
+        Cause::Probe => gone + "; it was held, and its address refused a connection",
         Cause::Hold => gone + "; it was held, and the hold is over",
     }
 }
@@ -324,7 +424,7 @@ fn found(cause: Cause) -> &'static str {
         Cause::Comparison => "; found by comparing all with ZooKeeper",
         Cause::Audit => "; found by the audit, no watch had told",
         Cause::Resolution => "; its host name resolves to this address now",
-        Cause::Watch | Cause::Time | Cause::Operator | Cause::Hold => "",
+        Cause::Watch | Cause::Time | Cause::Operator | Cause::Probe | Cause::Hold => "",
     }
 }
 
@@ -332,9 +432,14 @@ fn changed(old: &Instance, new: &Instance, cause: Cause) -> String {
     let mut parts = Vec::new();
     if old.weight != new.weight {
         parts.push(format!(
-            "weight {} → {}",
+            "weight {} → {}{}",
             old.weight.get(),
-            new.weight.get()
+            new.weight.get(),
+            if new.weight == Weight::DRAIN {
+                " (draining)"
+            } else {
+                ""
+            }
         ));
     }
     if old.zone != new.zone {
@@ -370,54 +475,63 @@ fn health(instance: &Instance) -> String {
 }
 
 impl Entry {
-    /// Whether it tells of this service, address and port, or znode (by full path).
+    /// Whether it is about the subject. What concerns a whole registry concerns everything in it.
     pub fn concerns(&self, subject: &Subject<'_>) -> bool {
-        if let What::Guard(notice) = &self.what
-            && *notice.scope() == Scope::Registry
-        {
+        if self.is_of_registry() {
             return true;
         }
         match subject {
-            Subject::Service(name) => self
-                .what
-                .service()
-                .is_some_and(|service| &**service == *name),
-            Subject::Socket(socket) => {
-                let of = |i: &Arc<Instance>| SocketAddr::from(i.socket()) == *socket;
+            Subject::Services(names) => self.is_of(names),
+            Subject::Address(address) => {
+                let of = |instance: &Arc<Instance>| address.is_of(instance.socket());
                 self.what.instance().is_some_and(of)
             }
-            Subject::Znode(path) => match &self.what {
-                What::Rejected { path: of, .. } => of == path,
-                What::Held { instance, .. } | What::Returned { instance, .. } => {
-                    instance.origin.path() == **path
-                }
-                What::Instance { before, after, .. } => {
-                    let mut both = before.iter().chain(after);
-                    both.any(|instance| instance.origin.path() == **path)
-                }
-                _ => false,
-            },
+            Subject::Znode { path, services } => {
+                let of_service = self.what.instance().is_none() && self.is_of(services);
+                of_service || self.what.paths().any(|of| is_below(&of, path))
+            }
         }
+    }
+
+    /// Whether it is about a registry as a whole.
+    pub fn is_of_registry(&self) -> bool {
+        matches!(&self.what, What::Guard(notice) if *notice.scope() == Scope::Registry)
+    }
+
+    fn is_of(&self, names: &BTreeSet<Arc<str>>) -> bool {
+        (self.what.service()).is_some_and(|service| names.contains(service))
     }
 }
 
-/// What an operator asks about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Subject<'a> {
-    Socket(SocketAddr),
-    /// A full path, below the connect string's chroot.
-    Znode(&'a str),
-    Service(&'a str),
+/// Whether a path is that of a znode or of something below it.
+pub fn is_below(path: &str, znode: &str) -> bool {
+    let rest = path.strip_prefix(znode);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-impl<'a> Subject<'a> {
-    /// `10.0.0.7:8080`, `/services/orders/i-1`, or else a service's name.
-    pub fn of(text: &'a str) -> Self {
-        match text.parse() {
-            Ok(socket) => Self::Socket(socket),
-            Err(_) if text.starts_with('/') => Self::Znode(text),
-            Err(_) => Self::Service(text),
-        }
+/// What an operator asks about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject<'a> {
+    Address(Address),
+    /// A znode with everything below it, by its full path below the connect string's chroot, and the services
+    /// whose instances are there.
+    Znode {
+        path: &'a str,
+        services: BTreeSet<Arc<str>>,
+    },
+    Services(BTreeSet<Arc<str>>),
+}
+
+/// Some addresses, with one port or with any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    pub ips: BTreeSet<IpAddr>,
+    pub port: Option<u16>,
+}
+
+impl Address {
+    pub fn is_of(&self, (ip, port): Socket) -> bool {
+        self.ips.contains(&ip) && self.port.is_none_or(|of| of == port)
     }
 }
 
@@ -425,7 +539,7 @@ impl<'a> Subject<'a> {
 mod tests {
     use super::*;
     use crate::{
-        model::{Metadata, Origin, Weight},
+        model::{Metadata, Origin},
         registry::guard::{self, Guard},
     };
 
@@ -542,20 +656,67 @@ mod tests {
     }
 
     #[test]
+    fn what_the_hold_brings_back_is_held_and_not_registered() {
+        let mut journal = Journal::default();
+        let mut guard = Guard::new(guard::Config::default());
+        let many = |n: u8| {
+            let all = (1..=n).map(|n| {
+                Arc::new(Instance {
+                    address: [10, 0, 0, n].into(),
+                    ..Instance::clone(&instance(1, 0))
+                })
+            });
+            view(&all.collect::<Vec<_>>())
+        };
+        let mut before = View::default();
+        // One goes after the other, until the guard trips and the first ones come back.
+        for (at, left) in [6, 5, 4, 3, 2, 1, 0].into_iter().enumerate() {
+            let mirrored = if left == 0 {
+                View::default()
+            } else {
+                many(left)
+            };
+            let touched = Changes::from([("orders".into(), Touched::All)]);
+            let at = i64::try_from(at).unwrap();
+            let changes = guard.apply(&mirrored.services, touched, at, guard::Cause::default());
+            let after = View {
+                services: guard.published().clone(),
+                holds: guard.holds().clone(),
+                ..View::default()
+            };
+            let views = (&before, &after);
+            journal.follow(at, &"main".into(), Cause::Watch, views, &changes);
+            before = after;
+        }
+        assert_eq!(before.holds.held(), 6, "all are held in the end");
+        let count = |verb| journal.entries().filter(|e| e.what.verb() == verb).count();
+        assert_eq!(count("held"), 6);
+        let back = |e: &&Arc<Entry>| e.what.why().ends_with("so it is served again");
+        assert_eq!(journal.entries().filter(back).count(), 4);
+        assert_eq!(count("registered"), 6, "once each, in the beginning");
+        assert_eq!(count("appeared"), 1);
+    }
+
+    #[test]
     fn it_is_found_by_service_address_and_znode() {
         let mut journal = Journal::default();
         let changes = Changes::from([("orders".into(), Touched::All)]);
         let (none, one) = (View::default(), view(&[instance(1, 0)]));
         journal.follow(0, &"main".into(), Cause::Watch, (&none, &one), &changes);
-        let count = |text| {
-            let subject = Subject::of(text);
-            journal.entries().filter(|e| e.concerns(&subject)).count()
+        let count = |subject| journal.entries().filter(|e| e.concerns(&subject)).count();
+        let orders: BTreeSet<Arc<str>> = ["orders".into()].into();
+        let address = |port| {
+            let ips = [[10, 0, 0, 1].into()].into();
+            Subject::Address(Address { ips, port })
         };
-        assert_eq!(count("orders"), 2);
-        assert_eq!(count("10.0.0.1:80"), 1);
-        assert_eq!(count("/orders/i-1"), 1);
-        assert_eq!(count("10.0.0.1:81"), 0);
-        assert_eq!(count("/orders"), 0);
+        let znode = |path, services| Subject::Znode { path, services };
+        assert_eq!(count(Subject::Services(orders.clone())), 2);
+        assert_eq!(count(address(Some(80))), 1);
+        assert_eq!(count(address(None)), 1);
+        assert_eq!(count(address(Some(81))), 0);
+        assert_eq!(count(znode("/orders/i-1", BTreeSet::new())), 1);
+        assert_eq!(count(znode("/orders", orders)), 2);
+        assert_eq!(count(znode("/order", BTreeSet::new())), 0);
     }
 
     #[test]
@@ -583,6 +744,7 @@ mod tests {
         let held = |instance| What::Held {
             service: "orders".into(),
             instance,
+            back: false,
         };
         for n in 0..1_000 {
             journal.record(0, &"main".into(), held(large(n)));

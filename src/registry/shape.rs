@@ -120,6 +120,10 @@ impl Glob {
         Self(text.into())
     }
 
+    pub fn is_like(&self, text: &str) -> bool {
+        self.fits(text).is_some()
+    }
+
     /// What the stars stand for, if it fits.
     fn fits<'t>(&self, text: &'t str) -> Option<Vec<&'t str>> {
         let mut parts = self.0.split('*');

@@ -44,6 +44,8 @@ pub struct Names {
     unresolved: BTreeSet<Arc<str>>,
     /// Those whose last look-up failed, and an earlier one did not.
     stale: BTreeSet<Arc<str>>,
+    /// Those of the stale ones whose last two look-ups failed; a single one may.
+    lasting: BTreeSet<Arc<str>>,
 }
 
 #[derive(Debug, Default)]
@@ -82,7 +84,9 @@ pub struct State {
     pub wanted: usize,
     pub unresolved: usize,
     pub stale: usize,
-    /// One that cannot be looked up now, and why.
+    /// Stale ones whose last two look-ups failed.
+    pub lasting: usize,
+    /// One of these, and why.
     pub failing: Option<(Arc<str>, String)>,
 }
 
@@ -96,6 +100,7 @@ impl Names {
             retried: BTreeSet::new(),
             unresolved: BTreeSet::new(),
             stale: BTreeSet::new(),
+            lasting: BTreeSet::new(),
         }
     }
 
@@ -128,6 +133,7 @@ impl Names {
         }
         self.unresolved.remove(name);
         self.stale.remove(name);
+        self.lasting.remove(name);
     }
 
     fn lane(&mut self, lane: Lane) -> &mut BTreeSet<(Instant, Arc<str>)> {
@@ -174,6 +180,7 @@ impl Names {
         let wait = if answer.is_ok() {
             entry.failures = 0;
             self.stale.remove(name);
+            self.lasting.remove(name);
             self.refresh
         } else {
             let wait = RETRY.saturating_mul(1 << entry.failures.min(16));
@@ -185,7 +192,12 @@ impl Names {
         entry.due = Some(due);
         entry.error = answer.as_ref().err().cloned();
         match (&answer, &entry.told) {
-            (Err(_), Some(Ok(_))) => drop(self.stale.insert(Arc::clone(name))),
+            (Err(_), Some(Ok(_))) => {
+                self.stale.insert(Arc::clone(name));
+                if entry.failures > 1 {
+                    self.lasting.insert(Arc::clone(name));
+                }
+            }
             (Err(_), _) => drop(self.unresolved.insert(Arc::clone(name))),
             (Ok(_), _) => drop(self.unresolved.remove(name)),
         }
@@ -201,7 +213,7 @@ impl Names {
     }
 
     pub fn state(&self) -> State {
-        let failing = self.stale.first().or(self.unresolved.first());
+        let failing = self.lasting.first();
         let reason = |name: &Arc<str>| {
             let reason = self.entries.get(name)?.error.clone()?;
             Some((Arc::clone(name), reason))
@@ -210,6 +222,7 @@ impl Names {
             wanted: self.entries.len(),
             unresolved: self.unresolved.len(),
             stale: self.stale.len(),
+            lasting: self.lasting.len(),
             failing: failing.and_then(reason),
         }
     }
@@ -295,6 +308,7 @@ mod tests {
             assert_eq!(names.answered(&name, failed, now), told);
             assert!(names.next().unwrap() - now <= REFRESH * 11 / 10);
             assert_eq!((names.state().stale, names.state().unresolved), (1, 0));
+            assert_eq!(names.state().failing.is_some(), failures > 1);
         }
         now = names.next().unwrap();
         names.due(now).unwrap();
@@ -322,10 +336,7 @@ mod tests {
         assert!(waits[0] < Duration::from_secs(2) && waits.is_sorted());
         assert!(waits[8] > REFRESH * 8 / 10);
         assert_eq!(names.state().unresolved, 1);
-        assert_eq!(
-            names.state().failing,
-            Some((name, "no such name".to_owned()))
-        );
+        assert_eq!(names.state().failing, None, "no address of it is in use");
     }
 
     #[test]

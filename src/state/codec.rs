@@ -1,37 +1,41 @@
 //! A state as bytes, and back.
 //!
 //! ```text
-//! magic · version · identity · time · znodes (paths without what they share with the one before) · holds · addresses of names · checksum
+//! magic · version · stamp · identity · znodes (paths without what they share with the one before) · holds · what went lately · addresses of names · checksum
 //! ```
 //!
-//! It refuses to know files. Numbers are LEB128, signed ones zigzag. Invariant: bytes that were not written
+//! The stamp says until when the state was true. It has a length and a checksum of its own, so that it can be
+//! written again without the rest. Numbers are LEB128, signed ones zigzag. Invariant: bytes that were not written
 //! by [`encode`] of this version give an error and never a panic, whatever they are; nothing is allocated on
 //! the word of a count.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, ops::Range, sync::Arc};
 
 use imbl::OrdMap;
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::{
     Identity, Restored,
-    recorder::{Picture, Znode, held},
+    clock::Stamp,
+    recorder::{Kept, Picture, Znode},
 };
 use crate::{
-    model::Socket,
+    model::{Health, Instance, Instances, Origin, Service, Socket, Source, Weight},
     registry::{
-        Addresses, Stat,
-        guard::{Resumed, Time, Trip},
+        Addresses, Moment, Stat, format,
+        guard::{Gone, Resumed, Trip},
     },
 };
 
 const MAGIC: &[u8; 8] = b"mkstate\n";
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
 const CHECKSUM: usize = 16;
+
+/// Where the stamp is, behind the version, which is one byte: the start of the machine, both times, a checksum.
+pub const STAMP: Range<usize> = 9..49;
 
 const BAD: u8 = 1;
 const GOOD: u8 = 2;
-const GONE: u8 = 4;
 
 /// Why bytes are no state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,11 +52,41 @@ pub enum DecodeError {
 
 type Decoded<T> = Result<T, DecodeError>;
 
-pub fn encode(identity: &Identity, written: Time, picture: &Picture) -> Vec<u8> {
+/// A stamp as it stands in a state.
+pub fn stamp(stamp: &Stamp) -> [u8; 40] {
+    let mut out = [0; 40];
+    out[..16].copy_from_slice(&stamp.boot);
+    out[16..24].copy_from_slice(&stamp.at.time.to_le_bytes());
+    out[24..32].copy_from_slice(&stamp.at.wall.to_le_bytes());
+    let checksum = xxh3_64(&out[..32]);
+    out[32..].copy_from_slice(&checksum.to_le_bytes());
+    out
+}
+
+fn stamped(bytes: &[u8; 40]) -> Decoded<Stamp> {
+    let number = |at: usize| {
+        let mut number = [0; 8];
+        number.copy_from_slice(&bytes[at..at + 8]);
+        number
+    };
+    if xxh3_64(&bytes[..32]).to_le_bytes() != number(32) {
+        return Err(DecodeError::Checksum);
+    }
+    let mut boot = [0; 16];
+    boot.copy_from_slice(&bytes[..16]);
+    let at = Moment {
+        time: i64::from_le_bytes(number(16)),
+        wall: i64::from_le_bytes(number(24)),
+    };
+    Ok(Stamp { boot, at })
+}
+
+pub fn encode(identity: &Identity, written: &Stamp, picture: &Picture) -> Vec<u8> {
     // About what a znode takes, so that the buffer need not grow often.
     let mut out = Writer(Vec::with_capacity(256 + picture.znodes.len() * 128));
     out.0.extend_from_slice(MAGIC);
     out.number(VERSION);
+    out.0.extend_from_slice(&stamp(written));
     let Identity {
         name,
         connect,
@@ -60,61 +94,51 @@ pub fn encode(identity: &Identity, written: Time, picture: &Picture) -> Vec<u8> 
         format,
     } = identity;
     for text in [name, connect, root, format] {
-        out.bytes(text.as_bytes());
+        out.text(text);
     }
-    out.signed(written);
-    let gone = held(&picture.gone, &picture.holds);
-    out.count(picture.znodes.len() + gone.len());
+    out.count(picture.znodes.len());
     let mut last: &str = "";
-    let there = picture.znodes.iter().map(|(path, znode)| (path, znode, 0));
-    let gone = gone.iter().map(|(path, znode)| (path, znode, GONE));
-    for (path, znode, flags) in there.chain(gone) {
+    for (path, znode) in &picture.znodes {
         out.path(path, last);
-        out.znode(znode, flags);
+        out.znode(znode);
         last = path;
     }
-    out.holds(picture);
-    out.addresses(&picture.addresses);
-    let checksum = xxh3_128(&out.0);
+    out.kept(&picture.kept);
+    let checksum = xxh3_128(&out.0[STAMP.end..]);
     out.0.extend_from_slice(&checksum.to_le_bytes());
     out.0
 }
 
-pub fn decode(bytes: &[u8]) -> Decoded<(Identity, Restored)> {
+/// With when it was true; its times are those of that clock.
+pub fn decode(bytes: &[u8]) -> Decoded<(Identity, Stamp, Restored)> {
     let rest = bytes.strip_prefix(MAGIC).ok_or(DecodeError::Foreign)?;
     let version = Reader(rest).number()?;
     if version != VERSION {
         return Err(DecodeError::Version(version));
     }
-    let end = bytes.len().checked_sub(CHECKSUM);
+    let (head, rest) = bytes
+        .split_at_checked(STAMP.end)
+        .ok_or(DecodeError::Checksum)?;
+    let head = head[STAMP].try_into().map_err(|_| DecodeError::Malformed)?;
+    let end = rest.len().checked_sub(CHECKSUM);
     let (body, checksum) = end
-        .and_then(|end| bytes.split_at_checked(end))
+        .and_then(|end| rest.split_at_checked(end))
         .ok_or(DecodeError::Checksum)?;
     if xxh3_128(body).to_le_bytes() != checksum {
         return Err(DecodeError::Checksum);
     }
-    let mut input = Reader(&body[MAGIC.len()..]);
-    input.number()?;
+    let mut input = Reader(body);
     let identity = Identity {
         name: input.text()?,
         connect: input.text()?,
         root: input.text()?,
         format: input.text()?,
     };
-    let known = input.signed()?;
-    let mut picture = input.picture()?;
-    let (trip, held) = input.holds()?;
-    picture.addresses = input.addresses()?;
+    let restored = input.restored(&identity)?;
     if !input.0.is_empty() {
         return Err(DecodeError::Malformed);
     }
-    let restored = Restored {
-        known,
-        picture,
-        held,
-        trip,
-    };
-    Ok((identity, restored))
+    Ok((identity, stamped(head)?, restored))
 }
 
 struct Writer(Vec<u8>);
@@ -141,6 +165,17 @@ impl Writer {
         self.0.extend_from_slice(bytes);
     }
 
+    fn text(&mut self, text: &str) {
+        self.bytes(text.as_bytes());
+    }
+
+    fn maybe(&mut self, text: Option<&str>) {
+        self.0.push(u8::from(text.is_some()));
+        if let Some(text) = text {
+            self.text(text);
+        }
+    }
+
     fn path(&mut self, path: &str, last: &str) {
         let same = path.bytes().zip(last.bytes()).take_while(|(a, b)| a == b);
         let shared = same.count();
@@ -148,10 +183,10 @@ impl Writer {
         self.bytes(&path.as_bytes()[shared..]);
     }
 
-    fn znode(&mut self, znode: &Znode, flags: u8) {
+    fn znode(&mut self, znode: &Znode) {
         let bad = if znode.bad { BAD } else { 0 };
         let good = if znode.good.is_some() { GOOD } else { 0 };
-        self.0.push(flags | bad | good);
+        self.0.push(bad | good);
         self.stat(&znode.stat);
         self.bytes(&znode.data);
         if let Some((stat, data)) = znode.good.as_deref() {
@@ -175,23 +210,58 @@ impl Writer {
         self.signed(ephemeral_owner);
     }
 
-    fn holds(&mut self, picture: &Picture) {
-        let holds = &picture.holds;
+    fn kept(&mut self, kept: &Kept) {
+        let Kept {
+            holds,
+            recent,
+            addresses,
+            unseen: _,
+        } = kept;
         self.0.push(u8::from(holds.trip.is_some()));
         if let Some(trip) = holds.trip {
             self.signed(trip.since);
             self.count(trip.target);
         }
         self.count(holds.services.len());
-        for (name, hold) in &holds.services {
-            self.bytes(name.as_bytes());
-            self.count(hold.target);
-            self.count(hold.held.len());
-            for (socket, held) in &hold.held {
-                self.socket(*socket);
-                self.signed(held.since);
+        for resumed in holds.resumable() {
+            self.service(&resumed.service);
+            self.count(resumed.target);
+            self.count(resumed.held.len());
+            for (instance, since) in &resumed.held {
+                self.instance(instance);
+                self.signed(*since);
             }
         }
+        self.count(recent.len());
+        for gone in recent {
+            self.service(&gone.service);
+            self.instance(&gone.instance);
+            self.signed(gone.at);
+        }
+        self.addresses(addresses);
+    }
+
+    fn service(&mut self, service: &Service) {
+        self.text(&service.name);
+        self.text(&service.host);
+    }
+
+    fn instance(&mut self, instance: &Instance) {
+        let origin = &instance.origin;
+        self.socket(instance.socket());
+        self.number(u64::from(instance.weight.get()));
+        self.maybe(instance.own_id.as_deref());
+        self.maybe(instance.zone.as_deref());
+        self.count(instance.metadata.iter().count());
+        for (key, value) in instance.metadata.iter() {
+            self.text(key);
+            self.text(value);
+        }
+        self.text(&origin.znode);
+        self.text(origin.format);
+        self.signed(origin.czxid);
+        self.signed(origin.mzxid);
+        self.signed(origin.session);
     }
 
     fn addresses(&mut self, names: &Addresses) {
@@ -212,6 +282,25 @@ impl Writer {
         match address {
             IpAddr::V4(address) => self.bytes(&address.octets()),
             IpAddr::V6(address) => self.bytes(&address.octets()),
+        }
+    }
+}
+
+/// What all instances of a registry have in common.
+struct Of {
+    registry: Arc<str>,
+    source: Arc<Source>,
+}
+
+impl Of {
+    fn new(identity: &Identity) -> Self {
+        let source = Source {
+            registry: identity.name.as_str().into(),
+            root: identity.root.as_str().into(),
+        };
+        Self {
+            registry: identity.name.as_str().into(),
+            source: Arc::new(source),
         }
     }
 }
@@ -277,28 +366,39 @@ impl<'a> Reader<'a> {
         Ok(path.into())
     }
 
-    fn picture(&mut self) -> Decoded<Picture> {
-        let (mut there, mut gone) = (Vec::new(), Vec::new());
+    fn restored(&mut self, identity: &Identity) -> Decoded<Restored> {
+        let mut znodes = Vec::new();
         let mut last: Arc<str> = Arc::from("");
         for _ in 0..self.count()? {
             let path = self.path(&last)?;
-            let (znode, flags) = self.znode()?;
-            let of = if flags & GONE == 0 {
-                &mut there
-            } else {
-                &mut gone
-            };
-            of.push((Arc::clone(&path), Arc::new(znode)));
+            znodes.push((Arc::clone(&path), Arc::new(self.znode()?)));
             last = path;
         }
-        Ok(Picture {
-            znodes: OrdMap::from_iter(there),
-            gone: OrdMap::from_iter(gone),
-            ..Picture::default()
+        let of = Of::new(identity);
+        let (trip, held) = self.holds(&of)?;
+        let mut recent = Vec::new();
+        for _ in 0..self.count()? {
+            recent.push(Gone {
+                service: self.service(&of)?,
+                instance: self.instance(&of)?,
+                at: self.signed()?,
+            });
+        }
+        let kept = Kept {
+            addresses: self.addresses()?,
+            ..Kept::default()
+        };
+        let znodes = OrdMap::from_iter(znodes);
+        Ok(Restored {
+            away: 0,
+            picture: Picture { znodes, kept },
+            held,
+            trip,
+            recent,
         })
     }
 
-    fn znode(&mut self) -> Decoded<(Znode, u8)> {
+    fn znode(&mut self) -> Decoded<Znode> {
         let flags = self.byte()?;
         let (stat, data) = (self.stat()?, self.bytes()?.into());
         let good = if flags & GOOD == 0 {
@@ -307,13 +407,12 @@ impl<'a> Reader<'a> {
             Some(Box::new((self.stat()?, self.bytes()?.into())))
         };
         let bad = flags & BAD != 0;
-        let znode = Znode {
+        Ok(Znode {
             stat,
             data,
             bad,
             good,
-        };
-        Ok((znode, flags))
+        })
     }
 
     fn stat(&mut self) -> Decoded<Stat> {
@@ -330,7 +429,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn holds(&mut self) -> Decoded<(Option<Trip>, Vec<Resumed>)> {
+    fn holds(&mut self, of: &Of) -> Decoded<(Option<Trip>, Vec<Resumed>)> {
         let trip = match self.byte()? {
             0 => None,
             _ => Some(Trip {
@@ -340,10 +439,10 @@ impl<'a> Reader<'a> {
         };
         let mut services = Vec::new();
         for _ in 0..self.count()? {
-            let (service, target) = (self.text()?.into(), self.count()?);
+            let (service, target) = (self.service(of)?, self.count()?);
             let mut held = Vec::new();
             for _ in 0..self.count()? {
-                held.push((self.socket()?, self.signed()?));
+                held.push((self.instance(of)?, self.signed()?));
             }
             services.push(Resumed {
                 service,
@@ -352,6 +451,51 @@ impl<'a> Reader<'a> {
             });
         }
         Ok((trip, services))
+    }
+
+    fn service(&mut self, of: &Of) -> Decoded<Arc<Service>> {
+        Ok(Arc::new(Service {
+            name: self.text()?.into(),
+            host: self.text()?.into(),
+            registry: Arc::clone(&of.registry),
+            instances: Instances::default(),
+        }))
+    }
+
+    fn instance(&mut self, of: &Of) -> Decoded<Arc<Instance>> {
+        let (address, port) = self.socket()?;
+        let weight = u32::try_from(self.number()?).ok().and_then(Weight::new);
+        let (own_id, zone) = (self.maybe()?, self.maybe()?);
+        let mut metadata = BTreeMap::new();
+        for _ in 0..self.count()? {
+            metadata.insert(self.text()?, self.text()?);
+        }
+        Ok(Arc::new(Instance {
+            own_id: own_id.map(String::into_boxed_str),
+            address,
+            port,
+            weight: weight.ok_or(DecodeError::Malformed)?,
+            zone: zone.map(Arc::from),
+            // Nothing else is held.
+            health: Health::Healthy,
+            priority: 0,
+            metadata: metadata.into(),
+            origin: Origin {
+                source: Arc::clone(&of.source),
+                znode: self.text()?.into(),
+                format: format::named(&self.text()?),
+                czxid: self.signed()?,
+                mzxid: self.signed()?,
+                session: self.signed()?,
+            },
+        }))
+    }
+
+    fn maybe(&mut self) -> Decoded<Option<String>> {
+        match self.byte()? {
+            0 => Ok(None),
+            _ => self.text().map(Some),
+        }
     }
 
     fn addresses(&mut self) -> Decoded<Addresses> {

@@ -1,23 +1,23 @@
 //! A state's file: read at the start, replaced as a whole.
 //!
-//! It refuses to know what is in it. A new state goes to a file beside the old one, is forced to the disk,
-//! takes the old one's name, and the directory is forced to the disk as well: so whoever opens the name
-//! finds one or the other. The time at which the file was last touched tells until when its state held.
-//! Source: rename(2), fsync(2).
+//! A new state goes to a file beside the old one, is forced to the disk, takes the old one's name, and the
+//! directory is forced to the disk as well: so whoever opens the name finds one or the other. Where that fails, on a
+//! full disk say, the new file is removed. Only the stamp, which says until when the state was true, is written in
+//! place: it is short and near the beginning, so that it is never half written. A lock file beside it keeps other
+//! processes from writing; the kernel ends the lock with the process. Source: rename(2), fsync(2), flock(2).
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Read, Write},
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use super::{
     Identity, Picture, Restored,
+    clock::Stamp,
     codec::{self, DecodeError},
 };
-use crate::registry::guard::Time;
 
 /// Why there is no state.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +39,12 @@ pub enum Error {
         aside: PathBuf,
         found: String,
     },
+}
+
+/// The right to write a registry's state.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: File,
 }
 
 /// Where a registry's state is.
@@ -64,27 +70,71 @@ impl Place {
         self.directory.join(format!("{}.{ending}", self.name))
     }
 
+    /// Takes the right to write the state, until the lock is dropped.
+    pub fn lock(&self) -> io::Result<Lock> {
+        fs::create_dir_all(&self.directory)?;
+        let path = self.beside("lock");
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut owner = String::new();
+                // Only for the message.
+                let _ = file.read_to_string(&mut owner);
+                return Err(io::Error::other(format!(
+                    "another MeshKeeper ({}) writes it: it holds the lock of {}; give each server its own `state.directory`",
+                    owner.trim(),
+                    path.display()
+                )));
+            }
+            // Some network file systems know no locks.
+            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {}
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let owner = format!("process {} on {}\n", std::process::id(), host.trim());
+        // The lock stands without it, on a full disk say.
+        let _ = file
+            .set_len(0)
+            .and_then(|()| file.write_all(owner.as_bytes()));
+        Ok(Lock { _file: file })
+    }
+
     /// Replaces the file, which lives through the end of the process and of the machine then.
     pub fn write(&self, bytes: &[u8]) -> io::Result<()> {
         fs::create_dir_all(&self.directory)?;
         let new = self.beside("new");
+        let replaced = Self::create(&new, bytes).and_then(|()| fs::rename(&new, self.path()));
+        if replaced.is_err() {
+            // Half a file would only take space from the next attempt.
+            let _ = fs::remove_file(&new);
+        }
+        replaced?;
+        File::open(&self.directory)?.sync_all()
+    }
+
+    fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(true)
             // Payloads may hold what not everybody should read.
             .mode(0o600)
-            .open(&new)?;
+            .open(path)?;
         file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&new, self.path())?;
-        File::open(&self.directory)?.sync_all()
+        file.sync_all()
     }
 
-    /// Says that the state still holds.
-    pub fn touch(&self) -> io::Result<()> {
+    /// Says that the state is still true.
+    pub fn touch(&self, stamp: &Stamp) -> io::Result<()> {
         let file = OpenOptions::new().write(true).open(self.path())?;
-        file.set_modified(SystemTime::now())
+        file.write_all_at(&codec::stamp(stamp), codec::STAMP.start as u64)
     }
 
     /// Puts away a file that cannot be used, in place of the last such one.
@@ -100,7 +150,7 @@ impl Place {
 pub fn write(
     directory: &Path,
     identity: &Identity,
-    written: Time,
+    written: &Stamp,
     picture: &Picture,
 ) -> io::Result<usize> {
     let bytes = codec::encode(identity, written, picture);
@@ -112,12 +162,12 @@ pub fn write(
 pub fn read(directory: &Path, identity: &Identity) -> Result<Option<Restored>, Error> {
     let place = Place::new(directory, &identity.name);
     let path = place.path();
-    let (bytes, touched) = match load(&path) {
-        Ok(loaded) => loaded,
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(Error::Read { path, source }),
     };
-    let (of, mut restored) = codec::decode(&bytes).map_err(|source| Error::Decode {
+    let (of, stamp, restored) = codec::decode(&bytes).map_err(|source| Error::Decode {
         path: path.clone(),
         aside: place.set_aside(),
         source,
@@ -129,15 +179,7 @@ pub fn read(directory: &Path, identity: &Identity) -> Result<Option<Restored>, E
             found: format!("{} at {}{} as {}", of.name, of.connect, of.root, of.format),
         });
     }
-    restored.known = restored.known.max(touched);
-    Ok(Some(restored))
-}
-
-fn load(path: &Path) -> io::Result<(Vec<u8>, Time)> {
-    let touched = fs::metadata(path)?.modified()?;
-    let since = touched.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let touched = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
-    Ok((fs::read(path)?, touched))
+    Ok(Some(restored.since(&stamp, &Stamp::now())))
 }
 
 #[cfg(test)]
@@ -154,7 +196,7 @@ mod tests {
     }
 
     fn written(folder: &Path, of: &Identity) {
-        write(folder, of, 7, &Picture::default()).unwrap();
+        write(folder, of, &Stamp::default(), &Picture::default()).unwrap();
     }
 
     #[test]
@@ -165,7 +207,11 @@ mod tests {
         assert!(read(&directory, &main).unwrap().is_none());
         written(&directory, &main);
         let restored = read(&directory, &main).unwrap().unwrap();
-        assert!(restored.known > 1_600_000_000_000, "{}", restored.known);
+        assert!(restored.away > 1_600_000_000_000, "{}", restored.away);
+        let place = Place::new(&directory, "main");
+        place.touch(&Stamp::now()).unwrap();
+        let restored = read(&directory, &main).unwrap().unwrap();
+        assert!(restored.away < 10_000, "{}", restored.away);
         // Members of an ensemble come and go.
         let moved = identity("main", "zk-2:2181,zk-3:2181");
         assert!(read(&directory, &moved).unwrap().is_some());
@@ -206,6 +252,34 @@ mod tests {
             assert!(error.contains("it is of registry main at zk-"), "{error}");
             assert!(folder.path().join("main.state.bad").exists());
         }
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_the_old_state_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let main = identity("main", "zk-1:2181");
+        written(folder.path(), &main);
+        let place = Place::new(folder.path(), "main");
+        let before = fs::read(place.path()).unwrap();
+        // A device that is always full.
+        std::os::unix::fs::symlink("/dev/full", place.beside("new")).unwrap();
+        let error = write(folder.path(), &main, &Stamp::now(), &Picture::default()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(fs::read(place.path()).unwrap(), before);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_state_has_one_writer_at_a_time_and_others_learn_which() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::new(folder.path(), "main");
+        let lock = place.lock().unwrap();
+        let error = place.lock().unwrap_err().to_string();
+        let owner = format!("another MeshKeeper (process {} on ", std::process::id());
+        assert!(error.starts_with(&owner), "{error}");
+        Place::new(folder.path(), "other").lock().unwrap();
+        drop(lock);
+        place.lock().unwrap();
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! Keeps the znodes of a registry as they are told, for the next write.
 //!
-//! It refuses to know payloads: whoever does says which znodes are bad as they stand. Cloning a [`Picture`]
+//! Whoever knows payloads says which znodes are bad as they stand. Cloning a [`Picture`]
 //! costs nothing, so that it can be written while recording goes on. Invariant: replaying a picture gives what
 //! the events gave, but for znodes that were bad from the start.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
-use imbl::OrdMap;
+use imbl::{OrdMap, Vector};
 
-use crate::registry::{Addresses, Event, Stat, guard::Holds};
+use crate::registry::{
+    Addresses, Event, Moment, Stat,
+    guard::{Gone, Holds},
+};
 
 type Znodes = OrdMap<Arc<str>, Arc<Znode>>;
 
@@ -39,16 +42,24 @@ impl Znode {
 #[derive(Clone, Debug, Default)]
 pub struct Picture {
     pub(super) znodes: Znodes,
-    /// Those that are gone; what of them is held is in `holds`.
-    pub(super) gone: Znodes,
+    pub(super) kept: Kept,
+}
+
+/// What is kept beside the znodes.
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
     pub holds: Holds,
-    pub(super) addresses: Addresses,
+    /// What went shortly before and was not held.
+    pub recent: Vector<Gone>,
+    /// What host names resolved to.
+    pub addresses: Addresses,
+    /// Since when the registry may be another; `None` while it is watched.
+    pub unseen: Option<Moment>,
 }
 
 #[derive(Debug, Default)]
 pub struct Recorder {
     znodes: Znodes,
-    gone: Znodes,
 }
 
 /// The znodes that a batch wrote.
@@ -90,14 +101,11 @@ impl Recorder {
         }
     }
 
-    /// What to write: with what is gone of what is held, and what host names resolved to.
-    pub fn picture(&mut self, holds: &Holds, addresses: &Addresses) -> Picture {
-        self.forget(holds);
+    /// What to write.
+    pub fn picture(&self, kept: Kept) -> Picture {
         Picture {
             znodes: self.znodes.clone(),
-            gone: self.gone.clone(),
-            holds: holds.clone(),
-            addresses: addresses.clone(),
+            kept,
         }
     }
 
@@ -120,13 +128,12 @@ impl Recorder {
             bad: false,
             good,
         };
-        self.gone.remove(path);
         self.znodes.insert(Arc::clone(path), Arc::new(znode));
     }
 
     fn delete(&mut self, path: &str) {
         if path.is_empty() {
-            self.gone = std::mem::take(&mut self.znodes).union(std::mem::take(&mut self.gone));
+            self.znodes = Znodes::new();
             return;
         }
         // `0` follows `/`.
@@ -134,18 +141,7 @@ impl Recorder {
         let below = self.znodes.range(below).map(|(path, _)| Arc::clone(path));
         let own = Arc::from(path);
         for path in below.chain([own]).collect::<Vec<Arc<str>>>() {
-            if let Some(znode) = self.znodes.remove(&path) {
-                self.gone.insert(path, znode);
-            }
-        }
-    }
-
-    /// Drops what is gone and not held: now and then, so that a loss costs no look at all that is held.
-    fn forget(&mut self, holds: &Holds) {
-        if holds.is_empty() {
-            self.gone = Znodes::new();
-        } else if self.gone.len() > 1_000 + 2 * holds.held() {
-            self.gone = held(&self.gone, holds);
+            self.znodes.remove(&path);
         }
     }
 }
@@ -154,22 +150,14 @@ impl From<Picture> for Recorder {
     fn from(picture: Picture) -> Self {
         Self {
             znodes: picture.znodes,
-            gone: picture.gone,
         }
     }
 }
 
-/// Of the znodes that are gone those that are held.
-pub(super) fn held(gone: &Znodes, holds: &Holds) -> Znodes {
-    let all = holds.services.values().flat_map(|hold| hold.held.values());
-    let paths: BTreeSet<&Arc<str>> = all.map(|held| &held.instance.origin.znode).collect();
-    let kept = gone.iter().filter(|(path, _)| paths.contains(path));
-    kept.map(|(path, znode)| (Arc::clone(path), Arc::clone(znode)))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use bytes::Bytes;
 
     use super::*;
@@ -235,13 +223,5 @@ mod tests {
         assert_eq!(told(&recorder), ["a!b=", "a!b/i=", "a0="]);
         record(&mut recorder, &[Event::Delete { path: "".into() }]);
         assert!(told(&recorder).is_empty());
-        assert_eq!(recorder.gone.len(), 6);
-        // Without holds nothing that is gone is of interest.
-        assert!(
-            recorder
-                .picture(&Holds::default(), &Addresses::new())
-                .gone
-                .is_empty()
-        );
     }
 }

@@ -1,14 +1,14 @@
 //! Writes pictures of a registry as they come, and no more often than the disk likes.
 //!
-//! It refuses to know what is in them. Encoding and writing are done on a thread for blocking work; changes
+//! Encoding and writing are done on a thread for blocking work; changes
 //! that come meanwhile are written together. Invariant: the last picture is written at the end; between two
 //! writes lie [`PAUSE`] and twenty times what the last one took; a write that fails is told of once, and tried
-//! again.
+//! again, as is the lock that another process holds.
 
 use std::{
     convert::Infallible,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use prometheus::{IntCounterVec, IntGaugeVec, Opts};
@@ -21,15 +21,15 @@ use tracing::{info, warn};
 
 use super::{
     Identity, Picture,
-    file::{self, Place},
+    clock::{self, Stamp},
+    file::{self, Lock, Place},
 };
-use crate::registry::guard::Time;
 
 /// Between two writes, at least.
 const PAUSE: Duration = Duration::from_secs(3);
 /// How much longer than writing not writing takes.
 const REST: u32 = 20;
-/// How often the file is told to hold still.
+/// How often the file is told that it is still true.
 const TOUCH: Duration = Duration::from_secs(10);
 
 /// How long the last picture may take to come.
@@ -86,6 +86,8 @@ pub struct Writer {
     place: Place,
     metrics: Metrics,
     pictures: watch::Receiver<Option<Picture>>,
+    /// Without it another process writes the state.
+    lock: Option<Lock>,
     failed: bool,
 }
 
@@ -105,6 +107,7 @@ impl Writer {
             identity,
             metrics,
             pictures,
+            lock: None,
             failed: false,
         }
     }
@@ -112,6 +115,8 @@ impl Writer {
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Infallible> {
         let mut next = Instant::now();
         let mut touch = Instant::now() + TOUCH;
+        // Another writer is worth a warning before there is anything to write.
+        self.lock().await;
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -148,9 +153,13 @@ impl Writer {
         let Some(picture) = picture else {
             return;
         };
+        if !self.lock().await {
+            return;
+        }
         let (identity, directory) = (self.identity.clone(), self.directory.clone());
         let written = tokio::task::spawn_blocking(move || {
-            file::write(&directory, &identity, now(), &picture)
+            let stamp = picture.kept.unseen.map_or_else(Stamp::now, Stamp::of);
+            file::write(&directory, &identity, &stamp, &picture)
         });
         let name = [self.identity.name.as_str()];
         match written.await {
@@ -160,7 +169,7 @@ impl Writer {
                 self.metrics
                     .written
                     .with_label_values(&name)
-                    .set(now() / 1_000);
+                    .set(clock::now().wall / 1_000);
                 if std::mem::take(&mut self.failed) {
                     info!(registry = name[0], "the state can be written again");
                 }
@@ -168,6 +177,20 @@ impl Writer {
             Ok(Err(error)) => self.fail(&error.to_string()),
             Err(error) => self.fail(&error.to_string()),
         }
+    }
+
+    /// Whether this process may write.
+    async fn lock(&mut self) -> bool {
+        if self.lock.is_some() {
+            return true;
+        }
+        let place = self.place.clone();
+        match tokio::task::spawn_blocking(move || place.lock()).await {
+            Ok(Ok(lock)) => self.lock = Some(lock),
+            Ok(Err(error)) => self.fail(&error.to_string()),
+            Err(error) => self.fail(&error.to_string()),
+        }
+        self.lock.is_some()
     }
 
     fn fail(&mut self, error: &str) {
@@ -181,20 +204,14 @@ impl Writer {
     }
 
     async fn touch(&self) {
-        if self.failed || self.pictures.borrow().is_none() {
+        let seen = |picture: &Picture| picture.kept.unseen.is_none();
+        if self.failed || !self.pictures.borrow().as_ref().is_some_and(seen) {
             return;
         }
         let place = self.place.clone();
         // If the file is gone, the next write makes it.
-        let _ = tokio::task::spawn_blocking(move || place.touch()).await;
+        let _ = tokio::task::spawn_blocking(move || place.touch(&Stamp::now())).await;
     }
-}
-
-fn now() -> Time {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

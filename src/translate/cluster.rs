@@ -15,13 +15,13 @@ use envoy_types::pb::{
                 CircuitBreakers, Cluster, LoadBalancingPolicy, circuit_breakers::Thresholds,
                 cluster, load_balancing_policy::Policy,
             },
-            core::v3::{Http1ProtocolOptions, Http2ProtocolOptions, TypedExtensionConfig},
+            core::v3::TypedExtensionConfig,
         },
         extensions::{
+            clusters::aggregate::v3::ClusterConfig,
             load_balancing_policies::{
                 maglev::v3::Maglev, round_robin::v3::RoundRobin, wrr_locality::v3::WrrLocality,
             },
-            upstreams::http::v3::{HttpProtocolOptions, http_protocol_options},
         },
         r#type::v3::Percent,
     },
@@ -30,10 +30,19 @@ use envoy_types::pb::{
 use prost::{Message, Name};
 
 use super::{
+    http::Http,
     maglev::TableSize,
+    outliers,
     rendering::{Spec, ads, any},
 };
 use crate::resource::{Edition, ResourceType};
+
+/// Changes of health and weights within this time rebuild the load balancer once. By default it is a second, in which
+/// ejected instances still get requests.
+const MERGE_WINDOW: Duration = Duration {
+    seconds: 0,
+    nanos: 100_000_000,
+};
 
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
@@ -42,6 +51,9 @@ const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptio
 pub(super) struct EnvoyCluster {
     pub name: Arc<str>,
     pub table: TableSize,
+    /// Whether registries have ranks.
+    pub ranked: bool,
+    pub http: Arc<Http>,
 }
 
 impl Spec for EnvoyCluster {
@@ -59,13 +71,15 @@ impl Spec for EnvoyCluster {
                 // The registry's word counts: what is drained or unhealthy gets nothing, even where
                 // nothing else is left.
                 healthy_panic_threshold: Some(Percent { value: 0.0 }),
+                update_merge_window: Some(MERGE_WINDOW),
                 ..Default::default()
             }),
+            outlier_detection: Some(outliers::of_envoy(self.ranked)),
             // A deregistered endpoint goes at once, whatever health checks still say of it.
             ignore_health_on_host_removal: true,
             typed_extension_protocol_options: [(
                 HTTP_OPTIONS.to_owned(),
-                any(&same_protocol_as_downstream()),
+                any(&self.http.upstream()),
             )]
             .into(),
             ..eds_cluster(&self.name)
@@ -78,6 +92,8 @@ impl Spec for EnvoyCluster {
 #[derive(Debug, Hash)]
 pub(super) struct GrpcCluster {
     pub name: Arc<str>,
+    /// Whether registries have ranks.
+    pub ranked: bool,
 }
 
 impl Spec for GrpcCluster {
@@ -93,9 +109,27 @@ impl Spec for GrpcCluster {
             // Clients check the old field even where the list below it decides.
             lb_policy: cluster::LbPolicy::RoundRobin.into(),
             load_balancing_policy: Some(policies([maglev(None), weighted_localities()])),
+            outlier_detection: Some(outliers::of_grpc(self.ranked)),
             ..eds_cluster(&self.name)
         }
         .encode_to_vec()
+    }
+}
+
+/// An aggregate of nothing but itself, which grpc-go fails every call to with its name.
+pub(super) fn leafless_cluster(name: &str) -> Cluster {
+    let itself = ClusterConfig {
+        clusters: vec![name.to_owned()],
+    };
+    Cluster {
+        name: name.to_owned(),
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::ClusterType(
+            cluster::CustomClusterType {
+                name: "envoy.clusters.aggregate".to_owned(),
+                typed_config: Some(any(&itself)),
+            },
+        )),
+        ..Default::default()
     }
 }
 
@@ -130,21 +164,6 @@ fn no_limits() -> CircuitBreakers {
             max_retries: limit,
             ..Default::default()
         }],
-        ..Default::default()
-    }
-}
-
-/// HTTP/1.1 stays HTTP/1.1, HTTP/2 (and with it gRPC) stays HTTP/2.
-fn same_protocol_as_downstream() -> HttpProtocolOptions {
-    let downstream = http_protocol_options::UseDownstreamHttpConfig {
-        http_protocol_options: Some(Http1ProtocolOptions::default()),
-        http2_protocol_options: Some(Http2ProtocolOptions::default()),
-        ..Default::default()
-    };
-    HttpProtocolOptions {
-        upstream_protocol_options: Some(
-            http_protocol_options::UpstreamProtocolOptions::UseDownstreamProtocolConfig(downstream),
-        ),
         ..Default::default()
     }
 }

@@ -2,13 +2,17 @@
 //!
 //! It refuses to know the cluster beside it. A sidecar gets every instance that is not disabled,
 //! with weight, health and metadata, in a locality for each zone. gRPC ignores endpoint weights but
-//! honours those of localities, so there the healthy instances of one zone and one weight share a
-//! locality whose weight is their sum. Invariant: the order of instances does not matter; whatever
+//! honours those of localities, so there each healthy instance has a locality of its own, or shares one
+//! with those of its weight where there are many ([`Localities`]). Invariant: the order of instances does not matter; whatever
 //! they are, weights on the wire are over 0 and sum up to no more than 32 bits, addresses are unique,
 //! localities are within a priority, and priorities are 0, 1 and so on without a gap. Source: `endpoint.proto`,
 //! `endpoint_components.proto`, gRFC A27 and A42.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use prost::Message;
 
@@ -55,7 +59,11 @@ pub(super) fn envoy_assignment(service: &Service) -> Vec<u8> {
             ..wire::LocalityLbEndpoints::default()
         }
     };
-    assignment(&service.name, zones.iter().map(locality))
+    wire::ClusterLoadAssignment {
+        policy: ranks.policy(),
+        ..assignment(&service.name, zones.iter().map(locality))
+    }
+    .encode_to_vec()
 }
 
 impl<'a> EnvoyEndpoint<'a> {
@@ -142,36 +150,96 @@ impl GrpcEndpoint {
     }
 }
 
+/// How a gRPC client's endpoints are divided into localities.
+///
+/// gRPC knows a connection by the name of its locality: an endpoint that moves to another one is
+/// connected to again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) enum Localities {
+    /// One for each address, named by it, so that no change but that of an address moves an endpoint.
+    #[default]
+    ByAddress,
+    /// One for each weight that several have: some clients take a time that grows with the square of
+    /// the number of localities to connect to all of them.
+    ByWeight,
+}
+
+impl Localities {
+    const MANY: usize = 100;
+
+    /// For so many endpoints. It changes back at half the number only, since every change of it costs
+    /// all connections.
+    pub fn of(self, endpoints: usize) -> Self {
+        let limit = match self {
+            Self::ByAddress => Self::MANY,
+            Self::ByWeight => Self::MANY / 2,
+        };
+        if endpoints > limit {
+            Self::ByWeight
+        } else {
+            Self::ByAddress
+        }
+    }
+}
+
+/// The endpoints of one locality: all of one priority and one weight.
+struct Group {
+    priority: u8,
+    weight: u32,
+    hosts: Vec<GrpcEndpoint>,
+}
+
+impl Group {
+    /// One that is alone in its weight keeps its name while its weight changes, as in a warm-up.
+    fn name(&self) -> String {
+        match &self.hosts[..] {
+            [alone] => SocketAddr::new(alone.address, alone.port).to_string(),
+            _ => format!("w{}", self.weight),
+        }
+    }
+
+    fn weight(&self) -> u64 {
+        u64::from(self.weight) * self.hosts.len() as u64
+    }
+}
+
 /// What a gRPC client is told: the encoded assignment, with what it may send to and nothing else.
-pub(super) fn grpc_assignment(service: &Service) -> Vec<u8> {
+pub(super) fn grpc_assignment(service: &Service, localities: Localities) -> Vec<u8> {
+    let groups = groups(service, localities);
+    let scale = Scale::of(groups.iter().map(Group::weight));
+    let ranks = Ranks::of(groups.iter().map(|group| group.priority));
+    let locality = |group: &Group| wire::LocalityLbEndpoints {
+        locality: Some(wire::Locality {
+            zone: String::new(),
+            sub_zone: group.name(),
+        }),
+        lb_endpoints: group.hosts.iter().map(GrpcEndpoint::message).collect(),
+        load_balancing_weight: Some(scale.apply(group.weight())),
+        priority: ranks.of_priority(group.priority),
+        leds_cluster_locality_config: None,
+    };
+    assignment(&service.name, groups.iter().map(locality)).encode_to_vec()
+}
+
+/// In the order of their priorities.
+fn groups(service: &Service, localities: Localities) -> Vec<Group> {
     let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for instance in service.instances.iter() {
         if let Some(endpoint) = GrpcEndpoint::new(instance) {
-            let group = groups.entry((endpoint.priority, zone(instance), endpoint.weight));
-            group.or_default().push(endpoint);
+            let alone =
+                (localities == Localities::ByAddress).then_some((endpoint.address, endpoint.port));
+            let group = (endpoint.priority, endpoint.weight, alone);
+            groups.entry(group).or_default().push(endpoint);
         }
     }
-    let sum = |weight: u32, hosts: &[_]| u64::from(weight) * hosts.len() as u64;
-    let scale = Scale::of(
-        groups
-            .iter()
-            .map(|((_, _, weight), hosts)| sum(*weight, hosts)),
-    );
-    let ranks = Ranks::of(groups.keys().map(|(priority, ..)| *priority));
-    let localities =
-        groups.iter().map(
-            |((priority, zone, weight), hosts)| wire::LocalityLbEndpoints {
-                locality: Some(wire::Locality {
-                    zone: (*zone).to_owned(),
-                    sub_zone: format!("w{weight}"),
-                }),
-                lb_endpoints: hosts.iter().map(GrpcEndpoint::message).collect(),
-                load_balancing_weight: Some(scale.apply(sum(*weight, hosts))),
-                priority: ranks.of_priority(*priority),
-                leds_cluster_locality_config: None,
-            },
-        );
-    assignment(&service.name, localities)
+    let groups = groups.into_iter();
+    groups
+        .map(|((priority, weight, _), hosts)| Group {
+            priority,
+            weight,
+            hosts,
+        })
+        .collect()
 }
 
 pub(super) fn zone(instance: &Instance) -> &str {
@@ -181,12 +249,12 @@ pub(super) fn zone(instance: &Instance) -> &str {
 fn assignment(
     name: &Arc<str>,
     localities: impl Iterator<Item = wire::LocalityLbEndpoints>,
-) -> Vec<u8> {
+) -> wire::ClusterLoadAssignment {
     wire::ClusterLoadAssignment {
         cluster_name: name.to_string(),
         endpoints: localities.collect(),
+        policy: None,
     }
-    .encode_to_vec()
 }
 
 fn endpoint(address: IpAddr, port: u16) -> wire::Endpoint {
@@ -208,6 +276,14 @@ impl Ranks {
         let mut all: Vec<u8> = priorities.collect();
         all.dedup();
         Self(all)
+    }
+
+    /// By default Envoy counts instances: a priority that lost one heavy instance of two would keep 70 % of the requests
+    /// for the light one.
+    fn policy(&self) -> Option<wire::Policy> {
+        (self.0.len() > 1).then_some(wire::Policy {
+            weighted_priority_health: true,
+        })
     }
 
     fn of_priority(&self, priority: u8) -> u32 {
@@ -271,6 +347,63 @@ mod tests {
     fn half_a_million_of_the_heaviest_fit_once_scaled() {
         let weights = scaled(&vec![10_000; 500_000]);
         assert_eq!(weights[0], 5_000);
+    }
+
+    fn names(weights: &[u32], localities: Localities) -> Vec<(String, u32)> {
+        use crate::translate::tests::{instance, service};
+        let instances = (1..).zip(weights);
+        let instances = instances.map(|(at, weight)| instance(&format!("10.0.0.{at}:80"), *weight));
+        let body = grpc_assignment(&service("orders", instances), localities);
+        let assignment = wire::ClusterLoadAssignment::decode(&*body).unwrap();
+        let groups = assignment.endpoints.into_iter();
+        let mut names: Vec<_> = groups
+            .map(|g| {
+                (
+                    g.locality.unwrap().sub_zone,
+                    g.load_balancing_weight.unwrap(),
+                )
+            })
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn owned(names: &[(&str, u32)]) -> Vec<(String, u32)> {
+        let owned = names
+            .iter()
+            .map(|(name, weight)| ((*name).to_owned(), *weight));
+        owned.collect()
+    }
+
+    #[test]
+    fn a_locality_for_each_address_keeps_its_name_when_the_weight_changes() {
+        for weight in [1, 7, 100] {
+            assert_eq!(
+                names(&[weight, 100], Localities::ByAddress),
+                owned(&[("10.0.0.1:80", weight), ("10.0.0.2:80", 100)])
+            );
+        }
+    }
+
+    #[test]
+    fn of_many_endpoints_those_of_one_weight_share_a_locality_and_one_alone_keeps_its_name() {
+        for weight in [1, 7] {
+            assert_eq!(
+                names(&[weight, 100, 100], Localities::ByWeight),
+                owned(&[("10.0.0.1:80", weight), ("w100", 200)])
+            );
+        }
+    }
+
+    #[test]
+    fn the_division_changes_back_at_half_the_number_only() {
+        let mut localities = Localities::default();
+        let sizes = [100, 101, 60, 51, 50, 100, 101];
+        let forms = sizes.map(|size| {
+            localities = localities.of(size);
+            localities == Localities::ByWeight
+        });
+        assert_eq!(forms, [false, true, true, true, false, false, true]);
     }
 
     proptest! {

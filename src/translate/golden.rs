@@ -29,6 +29,9 @@ struct Case {
     domain_suffix: String,
     #[serde(default)]
     increments_above: usize,
+    /// Whether registries have ranks.
+    #[serde(default)]
+    ranked: bool,
     services: BTreeMap<String, Vec<CaseInstance>>,
 }
 
@@ -43,6 +46,8 @@ struct CaseInstance {
     health: CaseHealth,
     #[serde(default)]
     metadata: BTreeMap<String, String>,
+    #[serde(default)]
+    priority: u8,
 }
 
 #[derive(Default, Deserialize)]
@@ -76,6 +81,7 @@ impl CaseInstance {
                 CaseHealth::Disabled => Health::Disabled("switched off".into()),
             },
             metadata: self.metadata.clone().into(),
+            priority: self.priority,
             ..instance(&self.at.to_string(), self.weight)
         }
     }
@@ -100,6 +106,8 @@ fn render_case(case: &Case) -> Rendering {
         outbound_listen: case.outbound_listen,
         domain_suffix: case.domain_suffix.clone(),
         increments_above: case.increments_above,
+        ranked: case.ranked,
+        http: Arc::default(),
     });
     let mut rendering = Rendering::new();
     for update in translation.apply(changes(&services)) {

@@ -208,20 +208,26 @@ fn assignment(service: &Arc<str>, zones: &[Arc<str>]) -> Vec<u8> {
     wire::ClusterLoadAssignment {
         cluster_name: service.to_string(),
         endpoints: zones.iter().map(locality).collect(),
+        policy: None,
     }
     .encode_to_vec()
 }
 
 /// What the names of a zone's endpoints begin with. A zone without a name is `=`.
-fn collection(service: &str, zone: &str) -> String {
+/// What the names of all collections of a service begin with.
+pub fn collections_of(service: &str) -> String {
     let message = "envoy.config.endpoint.v3.LbEndpoint";
+    let service = plain(service);
+    format!("xdstp://{AUTHORITY}/{message}/{service}/{STAMP}/")
+}
+
+fn collection(service: &str, zone: &str) -> String {
     let zone = if zone.is_empty() {
         "=".into()
     } else {
         plain(zone)
     };
-    let service = plain(service);
-    format!("xdstp://{AUTHORITY}/{message}/{service}/{STAMP}/{zone}")
+    format!("{}{zone}", collections_of(service))
 }
 
 fn member_name(service: &str, zone: &str, (address, port): Socket) -> Arc<str> {

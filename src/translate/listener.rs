@@ -31,15 +31,20 @@ use envoy_types::pb::{
 use prost::Message;
 
 use super::{
+    http::Http,
     name::OUTBOUND,
     rendering::{Spec, ads, any},
+    route::{grpc_routes, server_routes},
 };
 use crate::resource::{Edition, ResourceType};
+
+const MANAGER: &str = "envoy.filters.network.http_connection_manager";
 
 /// The listener of a sidecar.
 #[derive(Debug, Hash)]
 pub(super) struct OutboundListener {
     pub address: SocketAddr,
+    pub http: Arc<Http>,
 }
 
 impl Spec for OutboundListener {
@@ -51,16 +56,21 @@ impl Spec for OutboundListener {
     }
 
     fn body(&self) -> Vec<u8> {
-        outbound_listener(self.address, Vec::new()).encode_to_vec()
+        outbound_listener(self.address, &self.http, Vec::new()).encode_to_vec()
     }
 }
 
 /// A sidecar's listener, with these HTTP filters before the router.
-pub(super) fn outbound_listener(address: SocketAddr, filters: Vec<HttpFilter>) -> Listener {
+pub(super) fn outbound_listener(
+    address: SocketAddr,
+    http: &Http,
+    filters: Vec<HttpFilter>,
+) -> Listener {
     let mut manager = outbound_manager();
+    http.apply(&mut manager);
     manager.http_filters.splice(0..0, filters);
     let manager = Filter {
-        name: "envoy.filters.network.http_connection_manager".to_owned(),
+        name: MANAGER.to_owned(),
         config_type: Some(ConfigType::TypedConfig(any(&manager))),
     };
     Listener {
@@ -90,15 +100,55 @@ impl Spec for GrpcListener {
     }
 
     fn body(&self) -> Vec<u8> {
-        Listener {
-            name: self.name.to_string(),
-            api_listener: Some(ApiListener {
-                api_listener: Some(any(&manager(&self.name))),
-            }),
-            ..Default::default()
-        }
-        .encode_to_vec()
+        self.message(&self.name).encode_to_vec()
     }
+}
+
+impl GrpcListener {
+    /// The message, under this or another name.
+    pub fn message(&self, name: &str) -> Listener {
+        api_listener(name, &manager(&self.name))
+    }
+}
+
+fn api_listener(name: &str, manager: &HttpConnectionManager) -> Listener {
+    Listener {
+        name: name.to_owned(),
+        api_listener: Some(ApiListener {
+            api_listener: Some(any(manager)),
+        }),
+        ..Default::default()
+    }
+}
+
+/// The listener of a gRPC target that nothing is registered under: it routes to that cluster.
+pub(super) fn unregistered_listener(name: &str, cluster: &str) -> Listener {
+    let routes = grpc_routes(name, cluster);
+    api_listener(name, &manager_with(RouteSpecifier::RouteConfig(routes)))
+}
+
+/// The listener of a gRPC server, which takes every call; `None` where the text is no address.
+///
+/// Servers compare the address with their own, letter by letter.
+pub(super) fn server_listener(name: &str, address: &str) -> Option<Listener> {
+    let (host, port) = address.rsplit_once(':')?;
+    let port: u16 = port.parse().ok()?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let manager = manager_with(RouteSpecifier::RouteConfig(server_routes()));
+    let manager = Filter {
+        name: MANAGER.to_owned(),
+        config_type: Some(ConfigType::TypedConfig(any(&manager))),
+    };
+    Some(Listener {
+        name: name.to_owned(),
+        address: Some(address_of(host, port)),
+        filter_chains: vec![FilterChain {
+            filters: vec![manager],
+            ..Default::default()
+        }],
+        traffic_direction: TrafficDirection::Inbound.into(),
+        ..Default::default()
+    })
 }
 
 fn outbound_manager() -> HttpConnectionManager {
@@ -118,11 +168,15 @@ fn outbound_manager() -> HttpConnectionManager {
 }
 
 fn manager(routes: &str) -> HttpConnectionManager {
+    manager_with(RouteSpecifier::Rds(Rds {
+        config_source: Some(ads()),
+        route_config_name: routes.to_owned(),
+    }))
+}
+
+fn manager_with(routes: RouteSpecifier) -> HttpConnectionManager {
     HttpConnectionManager {
-        route_specifier: Some(RouteSpecifier::Rds(Rds {
-            config_source: Some(ads()),
-            route_config_name: routes.to_owned(),
-        })),
+        route_specifier: Some(routes),
         http_filters: vec![HttpFilter {
             name: "envoy.filters.http.router".to_owned(),
             config_type: Some(http_filter::ConfigType::TypedConfig(
@@ -135,10 +189,14 @@ fn manager(routes: &str) -> HttpConnectionManager {
 }
 
 fn socket_address(address: SocketAddr) -> Address {
+    address_of(&address.ip().to_string(), address.port())
+}
+
+fn address_of(host: &str, port: u16) -> Address {
     Address {
         address: Some(address::Address::SocketAddress(SocketAddress {
-            address: address.ip().to_string(),
-            port_specifier: Some(PortSpecifier::PortValue(u32::from(address.port()))),
+            address: host.to_owned(),
+            port_specifier: Some(PortSpecifier::PortValue(u32::from(port))),
             ..Default::default()
         })),
     }

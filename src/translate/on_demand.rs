@@ -25,6 +25,7 @@ use envoy_types::pb::{
 use prost::Message;
 
 use super::{
+    http::Http,
     listener::outbound_listener,
     name::OUTBOUND,
     rendering::{Spec, ads, any},
@@ -35,6 +36,7 @@ use crate::resource::{Edition, ResourceType};
 #[derive(Debug, Hash)]
 pub(super) struct OnDemandListener {
     pub address: SocketAddr,
+    pub http: Arc<Http>,
 }
 
 impl Spec for OnDemandListener {
@@ -46,7 +48,7 @@ impl Spec for OnDemandListener {
     }
 
     fn body(&self) -> Vec<u8> {
-        outbound_listener(self.address, vec![ask_for_what_is_missing()]).encode_to_vec()
+        outbound_listener(self.address, &self.http, vec![ask_for_what_is_missing()]).encode_to_vec()
     }
 }
 

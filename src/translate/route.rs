@@ -15,8 +15,9 @@ use std::{
 use envoy_types::pb::{
     envoy::{
         config::route::v3::{
-            RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
-            retry_policy::{RetryHostPredicate, retry_host_predicate},
+            NonForwardingAction, RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch,
+            VirtualHost,
+            retry_policy::{RetryBackOff, RetryHostPredicate, retry_host_predicate},
             route, route_action, route_match,
         },
         extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate,
@@ -27,6 +28,7 @@ use prost::Message;
 
 use super::{
     Update,
+    by_name::Failing,
     name::{self, OUTBOUND, Suffix},
     rendering::{RENDERING, Spec, any, render},
 };
@@ -289,7 +291,7 @@ fn virtual_host(name: &str, service: &str, domains: Vec<String>) -> VirtualHost 
     VirtualHost {
         name: name.to_owned(),
         domains,
-        routes: vec![everything("/", action)],
+        routes: vec![everything("/", route::Action::Route(action))],
         retry_policy: Some(retry_where_nothing_was_processed()),
         ..Default::default()
     }
@@ -299,6 +301,11 @@ fn virtual_host(name: &str, service: &str, domains: Vec<String>) -> VirtualHost 
 #[derive(Debug, Hash)]
 pub(super) struct GrpcRoutes {
     pub name: Arc<str>,
+    /// Whether there is an instance that may be called.
+    ///
+    /// grpc-java goes on calling the last instance when an assignment without any follows, so calls are
+    /// routed away from such a service.
+    pub callable: bool,
 }
 
 impl Spec for GrpcRoutes {
@@ -310,29 +317,45 @@ impl Spec for GrpcRoutes {
     }
 
     fn body(&self) -> Vec<u8> {
-        let host = VirtualHost {
-            name: self.name.to_string(),
-            // The target is all that counts; an application may override the authority.
-            domains: vec!["*".to_owned()],
-            routes: vec![everything("", to_cluster(&self.name))],
-            ..Default::default()
-        };
-        RouteConfiguration {
-            name: self.name.to_string(),
-            virtual_hosts: vec![host],
-            ..Default::default()
-        }
-        .encode_to_vec()
+        let failing = (!self.callable).then(|| Failing::NoInstances.cluster(&self.name));
+        grpc_routes(&self.name, failing.as_deref().unwrap_or(&self.name)).encode_to_vec()
     }
 }
 
-fn everything(prefix: &str, action: RouteAction) -> Route {
+/// Routes all calls of a gRPC target to that cluster.
+pub(super) fn grpc_routes(name: &str, cluster: &str) -> RouteConfiguration {
+    let action = route::Action::Route(to_cluster(cluster));
+    everywhere(name, everything("", action))
+}
+
+/// Has a gRPC server take every call.
+pub(super) fn server_routes() -> RouteConfiguration {
+    let action = route::Action::NonForwardingAction(NonForwardingAction {});
+    everywhere("inbound", everything("", action))
+}
+
+fn everywhere(name: &str, route: Route) -> RouteConfiguration {
+    let host = VirtualHost {
+        name: name.to_owned(),
+        // The target is all that counts; an application may override the authority.
+        domains: vec!["*".to_owned()],
+        routes: vec![route],
+        ..Default::default()
+    };
+    RouteConfiguration {
+        name: name.to_owned(),
+        virtual_hosts: vec![host],
+        ..Default::default()
+    }
+}
+
+fn everything(prefix: &str, action: route::Action) -> Route {
     Route {
         r#match: Some(RouteMatch {
             path_specifier: Some(route_match::PathSpecifier::Prefix(prefix.to_owned())),
             ..Default::default()
         }),
-        action: Some(route::Action::Route(action)),
+        action: Some(action),
         ..Default::default()
     }
 }
@@ -344,8 +367,8 @@ fn to_cluster(service: &str) -> RouteAction {
     }
 }
 
-/// A dead instance stays registered until its session expires. Requests that it never saw go to
-/// another one; what may have been processed is never sent twice.
+/// A dead instance stays registered until its session expires. Requests that it never saw go to another one; what may
+/// have been processed is sent twice only where the method is safe (`http`).
 fn retry_where_nothing_was_processed() -> RetryPolicy {
     let previous_hosts = RetryHostPredicate {
         name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
@@ -355,9 +378,22 @@ fn retry_where_nothing_was_processed() -> RetryPolicy {
     };
     RetryPolicy {
         retry_on: "connect-failure,refused-stream".to_owned(),
-        num_retries: Some(UInt32Value { value: 2 }),
+        // Long enough for an ejection to take effect, so that the last attempts reach the next priority. Maglev ignores
+        // `retry_priority`.
+        num_retries: Some(UInt32Value { value: 3 }),
+        retry_back_off: Some(RetryBackOff {
+            base_interval: Some(milliseconds(100)),
+            max_interval: Some(milliseconds(500)),
+        }),
         retry_host_predicate: vec![previous_hosts],
         host_selection_retry_max_attempts: 20,
         ..Default::default()
+    }
+}
+
+fn milliseconds(milliseconds: i32) -> Duration {
+    Duration {
+        seconds: 0,
+        nanos: milliseconds * 1_000_000,
     }
 }

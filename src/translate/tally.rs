@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    endpoint::{EnvoyEndpoint, GrpcEndpoint, Scale, zone},
+    endpoint::{EnvoyEndpoint, GrpcEndpoint, Localities, Scale, zone},
     maglev::TableSize,
     rendering::RENDERING,
 };
@@ -33,6 +33,8 @@ pub(super) struct Tally {
     /// The sums of the hashes.
     envoy: u64,
     grpc: u64,
+    /// Of those that gRPC clients are told.
+    grpc_endpoints: usize,
 }
 
 impl Tally {
@@ -44,6 +46,7 @@ impl Tally {
             weight: 0,
             envoy: 0,
             grpc: 0,
+            grpc_endpoints: 0,
         };
         for instance in service.instances.iter() {
             tally.add(instance);
@@ -80,8 +83,14 @@ impl Tally {
         self.version(Edition::Envoy, self.envoy)
     }
 
-    pub fn grpc(&self) -> Version {
-        self.version(Edition::Grpc, self.grpc)
+    /// Of the assignment of gRPC clients, in this form.
+    pub fn grpc(&self, localities: Localities) -> Version {
+        self.version(Edition::Grpc, hash(&(localities, self.grpc)))
+    }
+
+    /// How many endpoints gRPC clients may call.
+    pub fn grpc_endpoints(&self) -> usize {
+        self.grpc_endpoints
     }
 
     fn version(&self, edition: Edition, sum: u64) -> Version {
@@ -93,13 +102,14 @@ impl Tally {
         if let Some(endpoint) = EnvoyEndpoint::new(instance) {
             self.endpoints += 1;
             self.weight += u64::from(endpoint.weight);
-            self.envoy = self.envoy.wrapping_add(hash(instance, &endpoint));
+            self.envoy = self.envoy.wrapping_add(hash(&(zone(instance), &endpoint)));
             if endpoint.is_sent_requests() {
                 *self.weights.entry(endpoint.weight).or_default() += 1;
             }
         }
         if let Some(endpoint) = GrpcEndpoint::new(instance) {
-            self.grpc = self.grpc.wrapping_add(hash(instance, &endpoint));
+            self.grpc_endpoints += 1;
+            self.grpc = self.grpc.wrapping_add(hash(&endpoint));
         }
     }
 
@@ -107,13 +117,14 @@ impl Tally {
         if let Some(endpoint) = EnvoyEndpoint::new(instance) {
             self.endpoints -= 1;
             self.weight -= u64::from(endpoint.weight);
-            self.envoy = self.envoy.wrapping_sub(hash(instance, &endpoint));
+            self.envoy = self.envoy.wrapping_sub(hash(&(zone(instance), &endpoint)));
             if endpoint.is_sent_requests() {
                 self.forget(endpoint.weight);
             }
         }
         if let Some(endpoint) = GrpcEndpoint::new(instance) {
-            self.grpc = self.grpc.wrapping_sub(hash(instance, &endpoint));
+            self.grpc_endpoints -= 1;
+            self.grpc = self.grpc.wrapping_sub(hash(&endpoint));
         }
     }
 
@@ -127,6 +138,6 @@ impl Tally {
     }
 }
 
-fn hash(instance: &Instance, endpoint: &impl std::hash::Hash) -> u64 {
-    Version::of(&(zone(instance), endpoint)).0
+fn hash(content: &impl std::hash::Hash) -> u64 {
+    Version::of(content).0
 }

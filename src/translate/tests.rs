@@ -13,6 +13,8 @@ pub(super) fn config() -> Config {
         outbound_listen: SocketAddr::from(([127, 0, 0, 1], 15_001)),
         domain_suffix: "mesh".into(),
         increments_above: 0,
+        ranked: false,
+        http: Arc::default(),
     }
 }
 

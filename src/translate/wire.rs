@@ -16,6 +16,15 @@ pub(super) struct ClusterLoadAssignment {
     pub cluster_name: String,
     #[prost(message, repeated, tag = "2")]
     pub endpoints: Vec<LocalityLbEndpoints>,
+    #[prost(message, optional, tag = "4")]
+    pub policy: Option<Policy>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Policy {
+    /// Envoy weighs the health of a priority by the weights of its endpoints instead of their number.
+    #[prost(bool, tag = "6")]
+    pub weighted_priority_health: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -22,10 +22,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tracing::warn;
 
-use super::{age, pace::Pace};
+use super::{age, lines::Lines, pace::Pace};
 
 /// The longest that a new stream waits for its turn. gRPC clients give up on a resource after 15 s.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The lines about streams that are refused for what they ask.
+pub(super) static REFUSALS: Lines = Lines::new(10);
 
 /// What one server takes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,7 +197,9 @@ impl Seat {
     }
 
     fn turn_out(&self, refusal: &Refusal) -> Status {
-        warn!(address = ?self.address, reason = %refusal, "stream refused");
+        if let Some(left_out) = REFUSALS.next(Instant::now()) {
+            warn!(address = ?self.address, reason = %refusal, left_out, "stream refused");
+        }
         self.gate.refuse(refusal)
     }
 }

@@ -149,7 +149,12 @@ mod tests {
     use crate::{
         resource::{ClientKind, Profile, Resource},
         snapshot::ResourceSet,
-        xds::{clients::Inspect, metrics::Metrics, status::TypeStatus, stream::Client},
+        xds::{
+            clients::Inspect,
+            metrics::Metrics,
+            status::{State, TypeStatus},
+            stream::Client,
+        },
     };
 
     const OF: (u64, ResourceType) = (1, ResourceType::Cluster);
@@ -197,6 +202,14 @@ mod tests {
             false
         }
 
+        fn state_of_collections(&self, _: &str) -> Option<State> {
+            None
+        }
+
+        fn misses(&self, _: &str) -> bool {
+            false
+        }
+
         fn served(&self, _: ResourceType, _: &ResourceSet) -> Vec<Arc<Resource>> {
             Vec::new()
         }
@@ -213,7 +226,15 @@ mod tests {
             let since = Instant::now().checked_sub(ago).unwrap();
             let stream = Arc::new(Stuck(Lag::Unanswered(since)));
             let node_id = node_id.clone();
-            clients.join(Client { node_id, profile }, None, stream)
+            clients.join(
+                Client {
+                    node_id,
+                    note: None,
+                    profile,
+                },
+                None,
+                stream,
+            )
         };
         let late: Vec<_> = (0..100).map(|_| join(PATIENCE)).collect();
         let _slow = join(PATIENCE / 2);

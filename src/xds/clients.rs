@@ -33,6 +33,12 @@ pub trait Inspect: Send + Sync {
     /// Whether it subscribes to a resource of that name.
     fn wants(&self, kind: ResourceType, name: &str) -> bool;
 
+    /// How its client stands with the collections whose names begin so, if it follows any.
+    fn state_of_collections(&self, prefix: &str) -> Option<State>;
+
+    /// Whether it asks for that name though nothing is registered under it.
+    fn misses(&self, name: &str) -> bool;
+
     /// What of the set it subscribes to.
     fn served(&self, kind: ResourceType, set: &ResourceSet) -> Vec<Arc<Resource>>;
 }
@@ -42,7 +48,7 @@ pub trait Inspect: Send + Sync {
 #[serde(rename_all = "camelCase")]
 pub struct Follower {
     pub node_id: String,
-    /// Of the whole type on its stream.
+    /// Of the endpoints on its stream.
     pub state: State,
 }
 
@@ -112,19 +118,23 @@ impl Clients {
         entries.iter().map(|entry| entry.status()).collect()
     }
 
-    /// Who subscribes to a resource, in the order in which they connected.
-    pub fn followers(&self, kind: ResourceType, name: &str) -> Vec<Follower> {
+    /// The node ids of those who ask for a name that nothing is registered under.
+    pub fn missing(&self, name: &str) -> Vec<String> {
+        let entries = self.entries();
+        let missing = entries.iter().filter(|entry| entry.stream.misses(name));
+        missing.map(|entry| entry.client.node_id.clone()).collect()
+    }
+
+    /// Who subscribes to an assignment, in the order in which they connected. `collections` is what the
+    /// names begin with of the collections that it may name.
+    pub fn followers(&self, name: &str, collections: &str) -> Vec<Follower> {
         let entries = self.entries();
         let following = entries
             .iter()
-            .filter(|entry| entry.stream.wants(kind, name));
-        let follower = |entry: &Arc<Entry>| {
-            let types = entry.stream.types();
-            let state = types.into_iter().find(|(of, _)| *of == kind);
-            Follower {
-                node_id: entry.client.node_id.clone(),
-                state: state.map_or(State::NotSent, |(_, status)| status.state),
-            }
+            .filter(|entry| entry.stream.wants(ResourceType::Endpoint, name));
+        let follower = |entry: &Arc<Entry>| Follower {
+            node_id: entry.client.node_id.clone(),
+            state: entry.state(collections),
         };
         following.map(follower).collect()
     }
@@ -156,6 +166,20 @@ impl Entry {
         &*self.stream
     }
 
+    /// Of the assignments and, where the service has collections, of these: whichever is worse.
+    fn state(&self, collections: &str) -> State {
+        let types = self.stream.types().into_iter();
+        let mut assignments = types.filter(|(kind, _)| *kind == ResourceType::Endpoint);
+        let state = assignments
+            .next()
+            .map_or(State::NotSent, |(_, status)| status.state);
+        match self.stream.state_of_collections(collections) {
+            Some(of_members) if state == State::Synced => of_members,
+            Some(State::Error) => State::Error,
+            _ => state,
+        }
+    }
+
     fn status(&self) -> ClientStatus {
         let types = self.stream.types().into_iter();
         ClientStatus {
@@ -167,6 +191,7 @@ impl Entry {
                 .unwrap_or_default(),
             on_demand: self.client.profile.on_demand,
             increments: self.client.profile.increments,
+            note: self.client.note.clone(),
             connected_at: self.connected_at,
             types: types
                 .map(|(kind, status)| (kind.as_str().to_owned(), status))

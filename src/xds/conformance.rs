@@ -37,6 +37,7 @@ use crate::{
 mod delta;
 mod flow;
 mod increments;
+mod naming;
 mod on_demand;
 mod order;
 mod properties;
@@ -231,7 +232,8 @@ impl<V: Dialect> Client<V> {
         if let Some(node) = self.node.take() {
             V::identify(&mut request, node);
         }
-        self.stream.request(request).map(drop)
+        let now = self.mesh.now();
+        self.stream.request(request, now).map(drop)
     }
 
     fn send(&mut self, request: V::Request) -> &mut Self {

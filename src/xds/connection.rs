@@ -1,15 +1,17 @@
-//! The connections of the discovery server: taken in whatever happens, and dropped if they never
-//! speak.
+//! The connections of the discovery server: accepted whatever happens, and closed if they are of no use.
 //!
-//! It refuses to know HTTP/2 and what is served. Invariants: an error of `accept` (no descriptor is
-//! left, say) costs a pause and a line in the log, not a core; a peer that connects and does not
-//! send the connection preface in time is cut off.
+//! It knows neither HTTP/2 nor what is served. Invariants: an error of `accept` (no descriptor is
+//! left, say) costs a pause and a line in the log, not a core; a peer that does not send the connection preface
+//! within [`PATIENCE`] is cut off, as is one that has no stream within [`FIRST_STREAM`], or for
+//! [`IDLE`] after its last one; every connection has a place, and loses it to a new one where all are taken and
+//! it has had no stream for longest.
 
 use std::{
     convert::Infallible,
     future::Future,
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -20,8 +22,11 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::{Instant, Sleep},
 };
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 use tracing::{debug, warn};
+
+use crate::places::{Place, Places};
 
 /// When no descriptor is left, trying again at once would burn a core.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -32,23 +37,36 @@ const HINT: Duration = Duration::from_secs(30);
 /// How long a peer may take for its preface.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a peer may take for its first stream.
+const FIRST_STREAM: Duration = Duration::from_secs(10);
+
+/// A connection without a stream is closed after one to two times this.
+const IDLE: Duration = Duration::from_secs(60);
+
 /// `PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n`
 const PREFACE: usize = 24;
 
 /// Every connection that comes; never an error and never an end.
 pub fn incoming(
     listener: TcpListener,
+    places: Arc<Places>,
 ) -> impl Stream<Item = Result<Connection, Infallible>> + Send {
-    stream::unfold((listener, None), |(listener, mut said)| async move {
+    let state = (listener, places, None);
+    stream::unfold(state, |(listener, places, mut said)| async move {
         // Those who are served go first: after a restart thousands may wait here.
         tokio::task::yield_now().await;
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
+                    let Some(place) = places.take() else {
+                        hint(&Full(places.limit()), &mut said);
+                        continue;
+                    };
                     if let Err(error) = stream.set_nodelay(true) {
                         debug!(%error, "a connection went before it was served");
                     }
-                    return Some((Ok(Connection::new(stream)), (listener, said)));
+                    let connection = Connection::new(stream, place);
+                    return Some((Ok(connection), (listener, places, said)));
                 }
                 Err(error) => {
                     hint(&error, &mut said);
@@ -59,18 +77,40 @@ pub fn incoming(
     })
 }
 
-fn hint(error: &io::Error, said: &mut Option<Instant>) {
+#[derive(Debug, thiserror::Error)]
+#[error("all {0} connections that the limit of open files allows have streams")]
+struct Full(usize);
+
+fn hint(error: &dyn std::error::Error, said: &mut Option<Instant>) {
     if said.is_none_or(|at| at.elapsed() >= HINT) {
         *said = Some(Instant::now());
-        warn!(%error, "xds cannot take a connection; is the limit of open files too low?");
+        warn!(%error, "xds cannot accept a connection; raise the limit of open files (RLIMIT_NOFILE) or add a replica");
     }
 }
 
-/// A TCP connection that has to begin with a preface.
+/// A TCP connection that has to begin with a preface, and to have streams.
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
     greeting: Option<Greeting>,
+    place: Arc<Place>,
+    lost: Pin<Box<WaitForCancellationFutureOwned>>,
+    idle: Idle,
+}
+
+/// Whose connection a request came over.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    pub tcp: TcpConnectInfo,
+    pub place: Arc<Place>,
+}
+
+/// Looks now and then whether the connection has a stream.
+#[derive(Debug)]
+struct Idle {
+    /// What [`Place::idle`] returned at the last look.
+    since: Option<u64>,
+    look: Pin<Box<Sleep>>,
 }
 
 #[derive(Debug)]
@@ -80,9 +120,16 @@ struct Greeting {
 }
 
 impl Connection {
-    fn new(stream: TcpStream) -> Self {
+    fn new(stream: TcpStream, place: Place) -> Self {
         let deadline = Box::pin(tokio::time::sleep(PATIENCE));
+        let idle = Idle {
+            since: place.idle(),
+            look: Box::pin(tokio::time::sleep(FIRST_STREAM)),
+        };
         Self {
+            lost: Box::pin(place.lost().clone().cancelled_owned()),
+            place: Arc::new(place),
+            idle,
             stream,
             greeting: Some(Greeting {
                 missing: PREFACE,
@@ -90,13 +137,40 @@ impl Connection {
             }),
         }
     }
+
+    /// Whether it is of no use any more.
+    fn is_over(&mut self, context: &mut Context<'_>) -> bool {
+        if let Some(greeting) = &mut self.greeting
+            && greeting.deadline.as_mut().poll(context).is_ready()
+        {
+            return true;
+        }
+        self.lost.as_mut().poll(context).is_ready() || self.idle.is_over(&self.place, context)
+    }
+}
+
+impl Idle {
+    fn is_over(&mut self, place: &Place, context: &mut Context<'_>) -> bool {
+        while self.look.as_mut().poll(context).is_ready() {
+            let since = place.idle();
+            if since.is_some() && since == self.since {
+                return true;
+            }
+            self.since = since;
+            self.look.as_mut().reset(Instant::now() + IDLE);
+        }
+        false
+    }
 }
 
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+    fn connect_info(&self) -> Peer {
+        Peer {
+            tcp: self.stream.connect_info(),
+            place: Arc::clone(&self.place),
+        }
     }
 }
 
@@ -107,9 +181,7 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if let Some(greeting) = &mut this.greeting
-            && greeting.deadline.as_mut().poll(context).is_ready()
-        {
+        if this.is_over(context) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let before = buffer.filled().len();

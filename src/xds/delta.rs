@@ -15,6 +15,7 @@ use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use super::{
     globs::Globs,
     held::Held,
+    rejection::Refused,
     spelling::{self, Spellings},
     stream::{Asked, Lagging, Variant},
     subscription::{Payload, Subscription},
@@ -50,6 +51,7 @@ pub struct Delta {
     absent: VecDeque<Arc<str>>,
     /// Removals that follow an answer which has a resource of that name.
     taken_back: Vec<Arc<str>>,
+    refused: Refused,
 }
 
 /// Of the hosts that do not exist so many are followed, in case that they appear. Others are asked for
@@ -59,7 +61,7 @@ const ABSENT: usize = 1_000;
 impl Variant for Delta {
     type Request = DeltaDiscoveryRequest;
 
-    fn request(&mut self, request: &mut Self::Request, asked: Asked) {
+    fn request(&mut self, request: &mut Self::Request, asked: Asked<'_>) {
         let subscribe = &request.resource_names_subscribe;
         let unsubscribe = &request.resource_names_unsubscribe;
         if let Some(globs) = self.globs(asked) {
@@ -118,6 +120,7 @@ impl Variant for Delta {
             self.tell_gone(name);
         }
         payload.more = !self.subscription.caught_up(set);
+        self.note_sent(&payload);
         if !payload.more {
             self.initial = HashMap::new();
         }
@@ -127,6 +130,12 @@ impl Variant for Delta {
 
     fn subscription(&self) -> &Subscription {
         &self.subscription
+    }
+
+    fn follows(&self, prefix: &str) -> bool {
+        self.globs
+            .as_ref()
+            .is_some_and(|globs| globs.follows(prefix))
     }
 
     fn footprint(&self) -> usize {
@@ -157,19 +166,35 @@ impl Variant for Delta {
         self.subscription.resend(name, set);
     }
 
-    /// What was rejected is behind the cursor: it is sent again only when it changes.
-    fn rejected(&mut self, _version: Version) {}
+    /// What was rejected is behind the cursor: it is sent again when it changes or is offered again.
+    fn rejected(&mut self, _version: Version) {
+        self.refused.reject();
+    }
+
+    fn answered(&mut self) {
+        self.refused.accept();
+    }
+
+    fn lacks_some(&self) -> bool {
+        self.refused.lacks_some()
+    }
+
+    fn offer_again(&mut self, set: &ResourceSet) {
+        let offered = self.refused.take(set);
+        let wanted = offered.filter(|name| self.subscription.wants(name));
+        self.subscription.pending.extend(wanted.collect::<Vec<_>>());
+    }
 }
 
 impl Delta {
-    fn globs(&mut self, asked: Asked) -> Option<&mut Globs> {
+    fn globs(&mut self, asked: Asked<'_>) -> Option<&mut Globs> {
         if asked.kind == ResourceType::LbEndpoint {
             self.globs.get_or_insert_default();
         }
         self.globs.as_mut()
     }
 
-    fn switch_wildcard_on(&mut self, asked: Asked) {
+    fn switch_wildcard_on(&mut self, asked: Asked<'_>) {
         self.answer = true;
         if !asked.only_named {
             self.subscription.wildcard = true;
@@ -195,6 +220,7 @@ impl Delta {
         } else if let Some(name) = self.subscription.names.take(&*name) {
             self.initial.remove(&*name);
             self.spelled.take(&name);
+            self.refused.forget(&name);
             if self.subscription.wildcard {
                 // The client forgets the name; the wildcard still covers it, so it is told again.
                 self.subscription.pending.insert(name);
@@ -216,6 +242,7 @@ impl Delta {
         self.initial.retain(|name, _| names.contains(&**name));
         self.held.retain(|name| names.contains(name));
         self.gone.retain(|name| names.contains(name));
+        self.refused.retain(|name| names.contains(name));
         self.subscription
             .pending
             .retain(|name| names.contains(name));
@@ -315,6 +342,15 @@ impl Delta {
                 }
                 _ => return self.tell_gone(name),
             }
+        }
+    }
+
+    fn note_sent(&mut self, payload: &Payload) {
+        for resource in &payload.resources {
+            self.refused.sent(resource);
+        }
+        for name in &payload.removed {
+            self.refused.forget(name);
         }
     }
 

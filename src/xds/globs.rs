@@ -11,6 +11,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Bound,
     sync::Arc,
 };
 
@@ -47,6 +48,15 @@ impl Globs {
         for name in unsubscribe {
             self.unsubscribe(name);
         }
+    }
+
+    /// Whether it has a collection whose name begins so.
+    pub fn follows(&self, prefix: &str) -> bool {
+        let behind = (Bound::Included(prefix), Bound::Unbounded);
+        let mut behind = self.open.range::<str, _>(behind);
+        behind
+            .next()
+            .is_some_and(|(name, _)| name.starts_with(prefix))
     }
 
     fn subscribe(&mut self, name: &str, stamps: Stamps) {

@@ -1,7 +1,7 @@
 //! What the xDS side counts. Labels are bounded: a kind of client, a resource type.
 
 use prometheus::{
-    Histogram, HistogramOpts, IntCounterVec, IntGaugeVec, Opts, Registry, core::Collector,
+    Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
 };
 
 use crate::resource::{ClientKind, ResourceType};
@@ -13,6 +13,8 @@ pub struct Metrics {
     pub nacks: IntCounterVec,
     /// Streams that are behind for too long.
     pub clients_behind: IntGaugeVec,
+    /// Names that gRPC clients ask for and that nothing is registered under.
+    pub unregistered: IntGauge,
     /// Seconds from the event in the registry to the response that shows it.
     pub propagation: Histogram,
     /// State-of-the-world sets over what gRPC clients accept by default.
@@ -31,6 +33,10 @@ impl Metrics {
             "meshkeeper_audit_clients_behind",
             "Streams that have not answered, or not had, what there is for more than 30 s.",
         );
+        let unregistered = Opts::new(
+            "meshkeeper_xds_unregistered_names",
+            "Names that gRPC clients ask for and that nothing is registered under, summed over all streams.",
+        );
         let oversized = Opts::new(
             "meshkeeper_xds_oversized_responses_total",
             "Responses over 4 MiB that the protocol does not allow to split.",
@@ -45,15 +51,17 @@ impl Metrics {
             responses: IntCounterVec::new(responses, &["type"])?,
             nacks: IntCounterVec::new(nacks, &["type"])?,
             clients_behind: IntGaugeVec::new(behind, &["type"])?,
+            unregistered: IntGauge::with_opts(unregistered)?,
             propagation: Histogram::with_opts(propagation)?,
             oversized: IntCounterVec::new(oversized, &["type"])?,
         };
         metrics.show_zeros();
-        let collectors: [Box<dyn Collector>; 6] = [
+        let collectors: [Box<dyn Collector>; 7] = [
             Box::new(metrics.clients.clone()),
             Box::new(metrics.responses.clone()),
             Box::new(metrics.nacks.clone()),
             Box::new(metrics.clients_behind.clone()),
+            Box::new(metrics.unregistered.clone()),
             Box::new(metrics.propagation.clone()),
             Box::new(metrics.oversized.clone()),
         ];

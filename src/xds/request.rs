@@ -45,15 +45,18 @@ pub trait Request {
             let kind = kind_of(node);
             let able = Self::INCREMENTAL && kind == ClientKind::Envoy;
             let on_demand = able && wish(node, Profile::ON_DEMAND).unwrap_or(on_demand);
+            let too_old = envoy_version(node).filter(|version| *version < VHDS_SINCE);
             Client {
                 node_id: node.id.clone(),
+                note: too_old.filter(|_| on_demand).map(full_mesh_note),
                 profile: Profile {
                     kind,
-                    on_demand,
+                    on_demand: on_demand && too_old.is_none(),
                     increments: able
                         && increments
                         && takes_collections(node)
                         && wish(node, Profile::INCREMENTS) != Some(false),
+                    grpc_go: is_grpc_go(node),
                 },
             }
         })
@@ -69,17 +72,36 @@ pub(super) fn kind_of(node: &Node) -> ClientKind {
     }
 }
 
+fn is_grpc_go(node: &Node) -> bool {
+    ["grpc go", "grpc-go"].contains(&&*node.user_agent_name.to_ascii_lowercase())
+}
+
 /// The first Envoy whose way with collections of endpoints was tried; older ones crashed.
 const COLLECTIONS_SINCE: (u32, u32) = (1, 40);
 
 fn takes_collections(node: &Node) -> bool {
+    envoy_version(node).is_some_and(|version| version >= COLLECTIONS_SINCE)
+}
+
+/// Older Envoys reject a route configuration whose virtual hosts come over ADS, and then answer every request with 404.
+const VHDS_SINCE: (u32, u32) = (1, 37);
+
+fn full_mesh_note((major, minor): (u32, u32)) -> String {
+    format!(
+        "gets all services from the start: Envoy {major}.{minor} cannot load them on demand, \
+         {}.{} and later can",
+        VHDS_SINCE.0, VHDS_SINCE.1
+    )
+}
+
+/// The major and minor version, if the node says that it is an Envoy of one.
+fn envoy_version(node: &Node) -> Option<(u32, u32)> {
     let Some(UserAgentVersionType::UserAgentBuildVersion(build)) = &node.user_agent_version_type
     else {
-        return false;
+        return None;
     };
-    let version = build.version.as_ref();
-    let version = version.map(|v| (v.major_number, v.minor_number));
-    node.user_agent_name == "envoy" && version.is_some_and(|version| version >= COLLECTIONS_SINCE)
+    let version = build.version.as_ref()?;
+    (node.user_agent_name == "envoy").then_some((version.major_number, version.minor_number))
 }
 
 /// What the node's metadata say: `{"meshkeeper": {KEY: true}}`.

@@ -4,9 +4,18 @@
 //! written by hand instead of generated, so that responses leave as shared bytes.
 //! A service that is not served answers UNIMPLEMENTED.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{self, Poll},
+    time::Duration,
+};
 
-use axum::body::Body;
+use axum::{
+    body::Body,
+    middleware::{Next, from_fn},
+};
 use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
 use http::{HeaderValue, Request, Response, header::CONTENT_TYPE};
 use http_body_util::BodyExt;
@@ -25,13 +34,16 @@ use super::{
     admission::Seat,
     age,
     body::{self, Form},
-    connection::incoming,
+    connection::{Peer, incoming},
     delta::Delta,
     session::{Context, Session, refused},
     sotw::Sotw,
     stream::{self, Scope, Stream, Variant},
 };
-use crate::resource::ResourceType;
+use crate::{
+    places::{Busy, Places},
+    resource::ResourceType,
+};
 
 /// Dead peers are found within the sum of both.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -66,14 +78,28 @@ const SERVICES: [(&str, &str, &str, ResourceType); 4] = [
     ),
 ];
 
+/// Every discovery service that is served, by its full name.
+pub fn services() -> impl Iterator<Item = String> {
+    let single = SERVICES
+        .iter()
+        .map(|(package, service, ..)| (*package, *service));
+    let others = [
+        ("discovery", "AggregatedDiscoveryService"),
+        ("route", "VirtualHostDiscoveryService"),
+    ];
+    let all = single.chain(others);
+    all.map(|(package, service)| format!("envoy.service.{package}.v3.{service}"))
+}
+
 /// How long streams get to end once the server stops; those that do not read are cut off then.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// Serves until the context's `stop`, then lets every stream end in order, within a bound.
+/// Serves until the context's `stop`, over as many connections as there are places, then lets every stream end in order, within a bound.
 pub async fn serve(
     listener: TcpListener,
     context: Context,
     others: Routes,
+    places: Arc<Places>,
 ) -> Result<(), tonic::transport::Error> {
     let stop = context.stop.clone();
     // Streams that end from then on are opened again over a new connection, which may lead elsewhere.
@@ -84,7 +110,7 @@ pub async fn serve(
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_connection_age(age)
         .add_routes(add_discovery(others, &context))
-        .serve_with_incoming_shutdown(incoming(listener), stop.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(incoming(listener, places), stop.clone().cancelled_owned());
     let drained = async {
         stop.cancelled().await;
         tokio::time::sleep(DRAIN).await;
@@ -127,8 +153,45 @@ fn add_discovery(mut others: Routes, context: &Context) -> Routes {
         (virtual_hosts, Form::Delta),
         context,
     );
-    *others.axum_router_mut() = router;
+    *others.axum_router_mut() = router.layer(from_fn(keep_busy));
     others
+}
+
+/// Keeps the connection of a request busy until its response has ended.
+async fn keep_busy(mut request: Request<Body>, next: Next) -> Response<Body> {
+    let Some(peer) = request.extensions().get::<Peer>().cloned() else {
+        return next.run(request).await;
+    };
+    let busy = peer.place.busy();
+    request.extensions_mut().insert(peer.tcp);
+    let response = next.run(request).await;
+    response.map(|body| Body::new(BusyBody { body, _busy: busy }))
+}
+
+/// A response that keeps its connection busy.
+struct BusyBody {
+    body: Body,
+    _busy: Busy,
+}
+
+impl http_body::Body for BusyBody {
+    type Data = bytes::Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut task::Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
 }
 
 fn with_variants(
@@ -210,7 +273,7 @@ async fn fetch(
     }
     let mut machine = Stream::<Sotw>::new(Scope::Only(kind));
     machine
-        .request(request)
+        .request(request, std::time::Instant::now())
         .map_err(|refusal| refused(&refusal))?;
     let response = machine.poll(&snapshots, std::time::Instant::now());
     let response = response.map_err(|refusal| refused(&refusal))?;

@@ -19,6 +19,7 @@ use futures_util::{FutureExt, StreamExt, stream};
 use http::HeaderMap;
 use http_body::Frame;
 use http_body_util::StreamBody;
+use prometheus::IntGauge;
 use tokio::{
     runtime::Handle,
     time::{Sleep, sleep_until},
@@ -28,22 +29,26 @@ use tonic::{Code, Status, Streaming};
 use tracing::{debug, warn};
 
 use super::{
-    admission::{Admission, Seat},
+    admission::{Admission, REFUSALS, Seat},
     body::{self, Form, Pieces},
     clients::{Clients, Inspect, Membership},
     fanout::{Bell, Fanout, Interest},
+    lines::Lines,
     metrics::Metrics,
     request::Request,
-    status::TypeStatus,
+    status::{State, TypeStatus},
     stream::{Lag, Refusal, Response, Scope, Stream, Variant, shorten},
 };
 use crate::{
-    resource::{Resource, ResourceType, Stamps},
+    resource::{Naming, Resource, ResourceType, Stamps},
     snapshot::{ResourceSet, Snapshots},
 };
 
 /// Requests that are taken in before an answer is looked for; a client may send without end.
 const REQUESTS_AT_ONCE: usize = 64;
+
+/// The lines about rejected responses.
+static REJECTIONS: Lines = Lines::new(10);
 
 /// gRPC clients refuse larger messages by default.
 const LARGE: usize = 4 << 20;
@@ -61,6 +66,8 @@ pub struct Context {
     pub waking: Handle,
     /// Whether sidecars that can take the endpoints of large services one by one do.
     pub increments: bool,
+    /// Answers names of gRPC clients that no resource has.
+    pub naming: Option<Arc<dyn Naming>>,
     /// Cancelled when the server drains.
     pub stop: CancellationToken,
 }
@@ -73,6 +80,7 @@ pub struct Session<V: Variant> {
     form: Form,
     seat: Seat,
     membership: Option<Membership>,
+    unregistered: Unregistered,
     bell: Bell,
     /// These two are kept from wait to wait, since taking a place anew costs locks that all share.
     stopped: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -111,7 +119,8 @@ where
         let first = || RandomState::new().hash_one(0_u64);
         let stamps = context.increments.then(|| Stamps::new(first()));
         let machine = Stream::new(scope).on_demand(context.on_demand);
-        let machine = machine.increments(stamps);
+        let machine = machine.increments(stamps).naming(context.naming.clone());
+        let unregistered = context.metrics.unregistered.clone();
         Self {
             bell: context.fanout.bell(),
             stopped: Box::pin(context.stop.clone().cancelled_owned()),
@@ -122,6 +131,7 @@ where
             form,
             seat,
             membership: None,
+            unregistered: Unregistered::new(unregistered),
             pieces: None,
             observed: None,
             answered: false,
@@ -159,6 +169,8 @@ where
             let now = Instant::now();
             let snapshots = self.context.fanout.current();
             let polled = self.machine().poll(&snapshots, now);
+            let unregistered = self.machine().unregistered().count();
+            self.unregistered.set(unregistered);
             if let Some(response) = polled.map_err(|refusal| refused(&refusal))? {
                 return Ok(response);
             }
@@ -219,13 +231,13 @@ where
         let request = request.map_err(|status| self.seat.unread(status))?;
         let kind = ResourceType::from_type_url(request.type_url());
         let error = request.error().map(shorten);
-        let outcome = self.machine().request(request);
+        let outcome = self.machine().request(request, Instant::now());
         let rejects = outcome.map_err(|refusal| refused(&refusal))?;
         let names = self.machine().footprint();
         self.seat.check_names(names)?;
         self.join();
-        if let Some(error) = error.filter(|_| rejects) {
-            self.note_rejection(kind, &error);
+        if let (Some(error), Some(rejections)) = (error, rejects) {
+            self.note_rejection(kind, &error, rejections);
         }
         self.listen();
         Ok(())
@@ -266,11 +278,28 @@ where
         }
     }
 
-    fn note_rejection(&self, kind: Option<ResourceType>, error: &str) {
+    /// Only the first of several rejections is a warning, since what was rejected is offered again and again.
+    fn note_rejection(&self, kind: Option<ResourceType>, error: &str, rejections: u32) {
         let kind = kind.map_or("unknown", ResourceType::as_str);
         self.context.metrics.nacks.with_label_values(&[kind]).inc();
         let node = self.machine().client().map(|client| client.node_id.clone());
-        warn!(node, r#type = kind, error, "a client rejected a response");
+        if rejections > 1 {
+            debug!(
+                node,
+                r#type = kind,
+                error,
+                rejections,
+                "a client rejected a response again"
+            );
+        } else if let Some(left_out) = REJECTIONS.next(Instant::now()) {
+            warn!(
+                node,
+                r#type = kind,
+                error,
+                left_out,
+                "a client rejected a response; `meshkeeper clients` lists all that reject"
+            );
+        }
     }
 
     fn begin(&mut self, response: Response) {
@@ -306,8 +335,11 @@ where
 
     fn end(&mut self, status: &Status) -> Frame<Bytes> {
         self.ended = true;
-        if status.code() == Code::InvalidArgument {
-            warn!(address = ?self.seat.address, reason = status.message(), "stream refused");
+        if status.code() == Code::InvalidArgument
+            && let Some(left_out) = REFUSALS.next(Instant::now())
+        {
+            let (address, reason) = (self.seat.address, status.message());
+            warn!(?address, reason, left_out, "stream refused");
         }
         let mut trailers = HeaderMap::new();
         if status.add_header(&mut trailers).is_err() {
@@ -318,6 +350,33 @@ where
 
     fn machine(&self) -> MutexGuard<'_, Stream<V>> {
         self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One stream's share in the number of names that are asked for and not registered.
+#[derive(Debug)]
+struct Unregistered {
+    all: IntGauge,
+    count: i64,
+}
+
+impl Unregistered {
+    fn new(all: IntGauge) -> Self {
+        Self { all, count: 0 }
+    }
+
+    fn set(&mut self, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        if count != self.count {
+            self.all.add(count - self.count);
+            self.count = count;
+        }
+    }
+}
+
+impl Drop for Unregistered {
+    fn drop(&mut self) {
+        self.set(0);
     }
 }
 
@@ -338,6 +397,16 @@ impl<V: Variant + Send> Inspect for Mutex<Stream<V>> {
         let machine = self.lock().unwrap_or_else(PoisonError::into_inner);
         let mut interests = machine.interests();
         interests.any(|(of, subscription)| of == kind && subscription.wants(name))
+    }
+
+    fn state_of_collections(&self, prefix: &str) -> Option<State> {
+        let machine = self.lock().unwrap_or_else(PoisonError::into_inner);
+        machine.state_of_collections(prefix)
+    }
+
+    fn misses(&self, name: &str) -> bool {
+        let machine = self.lock().unwrap_or_else(PoisonError::into_inner);
+        machine.unregistered().any(|missing| **missing == *name)
     }
 
     fn served(&self, kind: ResourceType, set: &ResourceSet) -> Vec<Arc<Resource>> {

@@ -3,7 +3,7 @@
 //! It refuses to know sockets, nonces and other types (`stream` does). Clusters and listeners go out
 //! as the whole set that the client may see: what is missing there is gone. Endpoints and routes go
 //! out one by one and are never taken back. What the client rejected is not sent again until it
-//! changes. Invariant: the version names the content that the client may see, so equal content has an
+//! changes or a pause is over. Invariant: the version names the content that the client may see, so equal content has an
 //! equal version.
 //! Source: the state-of-the-world part of the xDS protocol text.
 
@@ -17,11 +17,12 @@ use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
 
 use super::{
     held::Held,
+    rejection::Refused,
     stream::{Asked, Lagging, Variant},
     subscription::{Payload, Subscription},
 };
 use crate::{
-    resource::{Resource, ResourceType, Version},
+    resource::{Made, Naming, Profile, Resource, ResourceType, Version},
     snapshot::{Cursor, ResourceSet, share},
 };
 
@@ -29,6 +30,7 @@ const WILDCARD: &str = "*";
 
 /// One resource type of a `Stream…` stream.
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools)] // Any of them may be set without the others.
 pub struct Sotw {
     subscription: Subscription,
     /// Whether a response is the whole set (clusters, listeners).
@@ -48,6 +50,49 @@ pub struct Sotw {
     sent: Option<Version>,
     /// The last whole set that the client rejected.
     rejected: Option<Version>,
+    /// What that set renewed.
+    rejected_renewed: Vec<Arc<str>>,
+    /// What the last whole set renewed.
+    sent_renewed: Vec<Arc<str>>,
+    /// The rejected set is to be sent again.
+    offer: bool,
+    /// How names are answered that no resource has.
+    names: Names,
+}
+
+/// What a client is answered that asks for names which no resource has.
+#[derive(Debug, Default)]
+struct Names {
+    kind: Option<ResourceType>,
+    naming: Option<(Arc<dyn Naming>, Profile)>,
+    /// Those under which nothing is registered, as of the last response.
+    unknown: BTreeSet<Arc<str>>,
+}
+
+impl Names {
+    /// What else has to be followed so that these names can be answered.
+    fn followed(&self, asked: &BTreeSet<Arc<str>>) -> BTreeSet<Arc<str>> {
+        let Some((kind, (naming, _))) = self.kind.zip(self.naming.as_ref()) else {
+            return BTreeSet::new();
+        };
+        let others = asked.iter().flat_map(|name| naming.spellings(kind, name));
+        let others = others.map(Arc::from);
+        others.filter(|name| !asked.contains(name)).collect()
+    }
+
+    /// The resource of that name, or what is answered in its place.
+    fn find(&self, set: &ResourceSet, name: &str) -> Option<Made> {
+        if let Some(resource) = set.get(name) {
+            let resource = resource.clone();
+            let unknown = false;
+            return Some(Made { resource, unknown });
+        }
+        let (naming, profile) = self.naming.as_ref()?;
+        let kind = self.kind?;
+        let spellings = naming.spellings(kind, name);
+        let found = spellings.iter().find_map(|spelling| set.get(spelling));
+        naming.make(kind, name, found.map(|resource| &**resource), *profile)
+    }
 }
 
 /// What partial responses have told, one by one.
@@ -55,16 +100,13 @@ pub struct Sotw {
 struct Parts {
     /// What each name that was asked for, sent or rejected before, adds to the version.
     shares: BTreeMap<Arc<str>, u64>,
-    /// What the unanswered response carries.
-    under_way: Vec<(Arc<str>, Version)>,
-    /// The last version of each that the client rejected.
-    refused: BTreeMap<Arc<str>, Version>,
+    refused: Refused,
 }
 
 impl Variant for Sotw {
     type Request = DiscoveryRequest;
 
-    fn request(&mut self, request: &mut Self::Request, asked: Asked) {
+    fn request(&mut self, request: &mut Self::Request, asked: Asked<'_>) {
         self.whole = matches!(asked.kind, ResourceType::Cluster | ResourceType::Listener);
         let (stars, names): (Vec<&str>, Vec<&str>) = request
             .resource_names
@@ -75,10 +117,10 @@ impl Variant for Sotw {
         let wildcard = !stars.is_empty() || (self.whole && !self.named);
         let wildcard = wildcard && !asked.only_named;
         let names: BTreeSet<Arc<str>> = names.into_iter().map(Arc::from).collect();
-        let added: Vec<_> = names
-            .difference(&self.subscription.names)
-            .cloned()
-            .collect();
+        let added = names
+            .iter()
+            .filter(|name| !self.subscription.has_asked(name));
+        let added: Vec<_> = added.cloned().collect();
 
         let widened = wildcard && !self.subscription.wildcard;
         self.answer |= widened || (self.whole && (asked.first || !added.is_empty()));
@@ -90,14 +132,25 @@ impl Variant for Sotw {
             self.added.extend(added.iter().cloned());
             self.added.retain(|name| names.contains(name));
         }
+        if let Some((naming, profile)) = asked.naming.filter(|_| asked.first) {
+            self.names.kind = Some(asked.kind);
+            self.names.naming = Some((naming.clone(), profile));
+        }
+        self.names.unknown.retain(|name| names.contains(name));
+        let followed = self.names.followed(&names);
+        let mut names = names;
+        names.extend(followed.iter().cloned());
         self.subscription.wildcard = wildcard;
         self.subscription.names = names;
+        self.subscription.followed = followed;
         self.subscription.pending.extend(added);
         self.subscription
             .pending
             .retain(|name| wildcard || self.subscription.names.contains(name));
         let names = &self.subscription.names;
         self.parts.shares.retain(|name, _| names.contains(name));
+        let subscription = &self.subscription;
+        self.parts.refused.retain(|name| subscription.wants(name));
         self.held.retain(|name| self.subscription.wants(name));
     }
 
@@ -125,14 +178,22 @@ impl Variant for Sotw {
             let is_there = set.get(name).is_some() || self.held.contains(name);
             is_there && self.subscription.wants(name)
         };
-        payload.renewed = Some(renewed.filter(is_sent).collect());
+        let renewed: Vec<_> = renewed.filter(is_sent).collect();
+        self.sent_renewed.clone_from(&renewed);
+        payload.renewed = Some(renewed);
         let missing = std::mem::take(&mut self.added).into_iter();
-        payload.missing = missing.filter(|name| set.get(name).is_none()).collect();
+        payload.missing = missing
+            .filter(|name| self.names.find(set, name).is_none())
+            .collect();
         Ok(Some(payload))
     }
 
     fn subscription(&self) -> &Subscription {
         &self.subscription
+    }
+
+    fn unregistered(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.names.unknown.iter()
     }
 
     fn caught_up(&self, set: &ResourceSet) -> bool {
@@ -149,18 +210,43 @@ impl Variant for Sotw {
 
     fn rejected(&mut self, version: Version) {
         self.rejected = Some(version);
-        self.parts.refuse();
+        self.rejected_renewed = std::mem::take(&mut self.sent_renewed);
+        self.parts.refused.reject();
     }
 
     fn answered(&mut self) {
-        self.parts.under_way = Vec::new();
+        self.parts.refused.accept();
+        self.sent_renewed = Vec::new();
+    }
+
+    fn lacks_some(&self) -> bool {
+        if self.whole {
+            self.rejected.is_some() && self.rejected == self.sent
+        } else {
+            self.parts.refused.lacks_some()
+        }
+    }
+
+    fn offer_again(&mut self, set: &ResourceSet) {
+        if !self.whole {
+            let offered = self.parts.refused.take(set);
+            let wanted = offered.filter(|name| self.subscription.wants(name));
+            self.subscription.pending.extend(wanted.collect::<Vec<_>>());
+            return;
+        }
+        let rejected = self.rejected.take();
+        self.offer = rejected.is_some();
+        if self.sent == rejected {
+            self.sent = None;
+            self.renewed.extend(self.rejected_renewed.drain(..));
+        }
     }
 }
 
 impl Sotw {
     /// The whole visible set, if it was asked for or if something in it changed.
     fn whole_set(&mut self, set: &ResourceSet, hold: Option<Instant>) -> Option<Payload> {
-        let mut touched = std::mem::take(&mut self.answer);
+        let mut touched = std::mem::take(&mut self.answer) | std::mem::take(&mut self.offer);
         self.renewed.append(&mut self.subscription.pending);
         let cursor = self.subscription.start(set);
         touched |= !set.reaches(cursor);
@@ -179,7 +265,7 @@ impl Sotw {
         touched.then(|| self.whole_payload(set))
     }
 
-    fn whole_payload(&self, set: &ResourceSet) -> Payload {
+    fn whole_payload(&mut self, set: &ResourceSet) -> Payload {
         let mut payload = Payload::default();
         for resource in self.visible(set) {
             payload.push(&resource);
@@ -189,20 +275,30 @@ impl Sotw {
         payload
     }
 
-    fn visible(&self, set: &ResourceSet) -> Vec<Arc<Resource>> {
+    fn visible(&mut self, set: &ResourceSet) -> Vec<Arc<Resource>> {
+        self.names.unknown.clear();
         let held = self
             .held
             .values()
             .filter(|resource| self.subscription.wants(&resource.name));
+        let is_listed = |name: &str| {
+            self.subscription.wildcard && set.get(name).is_some() || self.held.contains(name)
+        };
+        let mut visible = Vec::new();
         if self.subscription.wildcard {
-            return set.iter().chain(held).cloned().collect();
+            visible.extend(set.iter().cloned());
         }
-        let names = self.subscription.names.iter();
-        names
-            .filter_map(|name| set.get(name))
-            .chain(held)
-            .cloned()
-            .collect()
+        for name in self.subscription.asked().filter(|name| !is_listed(name)) {
+            let Some(made) = self.names.find(set, name) else {
+                continue;
+            };
+            if made.unknown {
+                self.names.unknown.insert(name.clone());
+            }
+            visible.push(made.resource);
+        }
+        visible.extend(held.cloned());
+        visible
     }
 
     /// The resources that changed or that were newly asked for; removals are silent.
@@ -242,9 +338,10 @@ impl Sotw {
             if self.subscription.will_tell(set, cursor, &name) {
                 continue;
             }
-            let Some(resource) = set.get(&name) else {
+            let Some(Made { resource, .. }) = self.names.find(set, &name) else {
                 continue;
             };
+            let resource = &resource;
             if !self.parts.refuses(resource) && !payload.fits(resource) {
                 self.subscription.pending.insert(name);
                 return;
@@ -262,6 +359,7 @@ impl Sotw {
             let resource = change.resource;
             if change.removed {
                 self.parts.shares.remove(&resource.name);
+                self.parts.refused.forget(&resource.name);
             } else if self.parts.refuses(resource) || payload.fits(resource) {
                 self.parts.note(resource, names);
                 self.parts.send(resource, payload);
@@ -277,14 +375,13 @@ impl Sotw {
 impl Parts {
     /// Whether the client rejected this very resource.
     fn refuses(&self, resource: &Resource) -> bool {
-        self.refused.get(&resource.name) == Some(&resource.version)
+        self.refused.contains(resource)
     }
 
-    /// Sends the resource, but never again to a client that rejected it.
+    /// Sends the resource, unless the client rejected it and the pause is not over.
     fn send(&mut self, resource: &Arc<Resource>, payload: &mut Payload) {
         if !self.refuses(resource) {
-            self.under_way
-                .push((resource.name.clone(), resource.version));
+            self.refused.sent(resource);
             payload.push(resource);
         }
     }
@@ -293,10 +390,6 @@ impl Parts {
         if names.contains(&resource.name) {
             self.shares.insert(resource.name.clone(), share(resource));
         }
-    }
-
-    fn refuse(&mut self) {
-        self.refused.extend(self.under_way.drain(..));
     }
 
     fn version(&self) -> Version {

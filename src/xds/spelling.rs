@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::resource::ResourceType;
+use crate::resource::{ResourceType, canonical_host};
 
 /// Whether answers have to repeat how the client spelled the name.
 pub fn is_free(kind: ResourceType) -> bool {
@@ -21,23 +21,9 @@ pub fn is_free(kind: ResourceType) -> bool {
 pub fn canonical(kind: ResourceType, name: &str) -> String {
     match name.rsplit_once('/') {
         Some((routes, host)) if is_free(kind) => {
-            let host = without_port(host.trim_end_matches('.')).trim_end_matches('.');
-            format!("{routes}/{}", host.to_lowercase())
+            format!("{routes}/{}", canonical_host(host))
         }
         _ => name.to_owned(),
-    }
-}
-
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        // The colons of a bare IPv6 address part no port off.
-        Some((name, port))
-            if port.bytes().all(|b| b.is_ascii_digit())
-                && (!name.contains(':') || name.ends_with(']')) =>
-        {
-            name
-        }
-        _ => host,
     }
 }
 

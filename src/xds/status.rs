@@ -1,6 +1,9 @@
 //! How clients stand, in the words of the client status discovery service.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    time::{Instant, SystemTime},
+};
 
 use serde::{Serialize, Serializer};
 
@@ -16,6 +19,8 @@ pub struct ClientStatus {
     pub increments: bool,
     /// `ip:port` of the peer.
     pub address: String,
+    /// What an operator should know about how it is served.
+    pub note: Option<String>,
     #[serde(serialize_with = "rfc3339")]
     pub connected_at: SystemTime,
     /// By the type's short name (`clusters`, …).
@@ -31,8 +36,16 @@ pub struct TypeStatus {
     pub version: Option<String>,
     /// How many names are subscribed, the wildcard counting as one.
     pub subscribed: usize,
-    /// The client's reason for its last rejection, until it accepts again.
+    /// The client's reason for its last rejection, until it accepts what it rejected.
     pub error: Option<String>,
+    /// Names that it asks for and that nothing is registered under; the first of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unregistered: Vec<String>,
+    /// Since when it rejects what it is offered.
+    #[serde(serialize_with = "wall_time")]
+    pub rejected_since: Option<Instant>,
+    /// How often it was offered and rejected since then.
+    pub rejections: u32,
 }
 
 /// As `envoy.service.status.v3.ConfigStatus` has it.
@@ -46,6 +59,18 @@ pub enum State {
     Synced,
     /// The last response was rejected.
     Error,
+}
+
+/// The wall clock's time of a moment in the past, in whole seconds. By reference because serde asks so.
+#[allow(clippy::ref_option)]
+fn wall_time<S: Serializer>(at: &Option<Instant>, serializer: S) -> Result<S::Ok, S::Error> {
+    let Some(at) = at else {
+        return serializer.serialize_none();
+    };
+    let now = SystemTime::now();
+    let mut time = prost_types::Timestamp::from(now.checked_sub(at.elapsed()).unwrap_or(now));
+    time.nanos = 0;
+    serializer.collect_str(&time)
 }
 
 fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
@@ -65,6 +90,9 @@ mod tests {
             version: None,
             subscribed: 1,
             error: None,
+            unregistered: vec!["ghost".into()],
+            rejected_since: None,
+            rejections: 0,
         };
         let client = ClientStatus {
             node_id: "sidecar".into(),
@@ -72,6 +100,7 @@ mod tests {
             address: "127.0.0.1:40000".into(),
             on_demand: false,
             increments: true,
+            note: None,
             connected_at: UNIX_EPOCH + Duration::from_millis(1_700_000_000_500),
             types: [("clusters".to_owned(), subscribed)].into(),
         };
@@ -83,8 +112,9 @@ mod tests {
                 "address": "127.0.0.1:40000",
                 "onDemand": false,
                 "increments": true,
+                "note": null,
                 "connectedAt": "2023-11-14T22:13:20.500Z",
-                "types": {"clusters": {"state": "NOT_SENT", "version": null, "subscribed": 1, "error": null}},
+                "types": {"clusters": {"state": "NOT_SENT", "version": null, "subscribed": 1, "error": null, "unregistered": ["ghost"], "rejectedSince": null, "rejections": 0}},
             })
         );
     }

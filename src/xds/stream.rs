@@ -25,11 +25,12 @@ use std::{
 
 pub use self::standing::Lag;
 use super::{
+    rejection::Rejection,
     request::Request,
     subscription::{Payload, Subscription},
 };
 use crate::{
-    resource::{Profile, Resource, ResourceType, Stamp, Stamps, Version},
+    resource::{ClientKind, Naming, Profile, Resource, ResourceType, Stamp, Stamps, Version},
     snapshot::{ResourceSet, Snapshots, View},
 };
 
@@ -47,7 +48,7 @@ pub trait Variant: Default {
     type Request: Request;
 
     /// Takes over what the request subscribes to.
-    fn request(&mut self, request: &mut Self::Request, asked: Asked);
+    fn request(&mut self, request: &mut Self::Request, asked: Asked<'_>);
 
     /// What it is subscribed to.
     fn subscription(&self) -> &Subscription;
@@ -66,6 +67,16 @@ pub trait Variant: Default {
         hold: Option<Instant>,
     ) -> Result<Option<Payload>, Lagging>;
 
+    /// Whether it follows a collection whose name begins so.
+    fn follows(&self, _prefix: &str) -> bool {
+        false
+    }
+
+    /// The names that were asked for and that nothing is registered under, as of the last response.
+    fn unregistered(&self) -> impl Iterator<Item = &Arc<str>> {
+        std::iter::empty()
+    }
+
     /// Whether everything that is wanted of the set was put into a response.
     fn caught_up(&self, set: &ResourceSet) -> bool;
 
@@ -76,7 +87,13 @@ pub trait Variant: Default {
     fn rejected(&mut self, version: Version);
 
     /// Whatever was outstanding is answered, by an ACK or a NACK.
-    fn answered(&mut self) {}
+    fn answered(&mut self);
+
+    /// Whether the client does not have something because it rejected it.
+    fn lacks_some(&self) -> bool;
+
+    /// Has what the client rejected sent again, where it did not change since.
+    fn offer_again(&mut self, set: &ResourceSet);
 
     /// What refers to this resource was sent, so it has to follow though nothing in it changed.
     fn resend(&mut self, name: &Arc<str>, set: &ResourceSet);
@@ -84,12 +101,14 @@ pub trait Variant: Default {
 
 /// What a variant has to know of a request beside its content.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked {
+pub struct Asked<'a> {
     pub kind: ResourceType,
     /// The type's first on this stream.
     pub first: bool,
     /// A wildcard holds nothing: this client is told of this type by name only.
     pub only_named: bool,
+    /// How names are answered that no resource has, if they are.
+    pub naming: Option<(&'a Arc<dyn Naming>, Profile)>,
     /// What this stream's collections are told apart by.
     pub stamps: Stamps,
 }
@@ -156,6 +175,8 @@ impl Response {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
     pub node_id: String,
+    /// What an operator should know about how it is served.
+    pub note: Option<String>,
     pub profile: Profile,
 }
 
@@ -167,6 +188,8 @@ pub struct Stream<V> {
     on_demand: bool,
     /// What the collections of this stream are told apart by, if sidecars take endpoints one by one.
     stamps: Option<Stamps>,
+    /// Answers names of gRPC clients that no resource has.
+    naming: Option<Arc<dyn Naming>>,
     client: Option<Client>,
     /// Most streams use few of them.
     lanes: [Option<Box<Lane<V>>>; ResourceType::ALL.len()],
@@ -181,7 +204,9 @@ struct Lane<V> {
     variant: V,
     outstanding: Option<Outstanding>,
     acked: Option<Version>,
-    error: Option<String>,
+    rejection: Option<Rejection>,
+    /// When what was rejected is offered again.
+    offer_at: Option<Instant>,
     /// The client brought versions along, and may be up to date without a word of ours.
     resumed: bool,
 }
@@ -205,6 +230,7 @@ impl<V: Variant> Stream<V> {
             scope,
             on_demand: false,
             stamps: None,
+            naming: None,
             client: None,
             lanes: [const { None }; ResourceType::ALL.len()],
             ready: VecDeque::new(),
@@ -225,13 +251,23 @@ impl<V: Variant> Stream<V> {
         Self { stamps, ..self }
     }
 
+    /// Has names of gRPC clients that no resource has answered this way.
+    #[must_use]
+    pub fn naming(self, naming: Option<Arc<dyn Naming>>) -> Self {
+        Self { naming, ..self }
+    }
+
     /// Known from the first message on.
     pub fn client(&self) -> Option<&Client> {
         self.client.as_ref()
     }
 
-    /// Takes in one message of the client; returns whether it rejects a response.
-    pub fn request(&mut self, mut request: V::Request) -> Result<bool, Refusal> {
+    /// Takes in one message of the client; returns how many responses it rejected in a row, if it rejects one.
+    pub fn request(
+        &mut self,
+        mut request: V::Request,
+        now: Instant,
+    ) -> Result<Option<u32>, Refusal> {
         let profile = if let Some(client) = &self.client {
             client.profile
         } else {
@@ -242,20 +278,26 @@ impl<V: Variant> Stream<V> {
         };
         let Some(kind) = self.kind_of(&request)? else {
             self.answer_unknown_type(&request);
-            return Ok(false);
+            return Ok(None);
         };
         let slot = &mut self.lanes[kind as usize];
         let first = slot.is_none();
         let lane = slot.get_or_insert_default();
         lane.resumed |= first && request.resumes();
-        let rejects = lane.acknowledge(&request);
+        let rejects = lane.acknowledge(&request, now);
         let only_named = profile.is_by_name_only(kind);
+        let naming = self
+            .naming
+            .as_ref()
+            .filter(|_| profile.kind == ClientKind::Grpc);
+        let naming = naming.map(|naming| (naming, profile));
         lane.variant.request(
             &mut request,
             Asked {
                 kind,
                 first,
                 only_named,
+                naming,
                 stamps: self.stamps.unwrap_or_default(),
             },
         );
@@ -314,8 +356,11 @@ impl<V: Variant> Stream<V> {
             .map(|since| since + GATE);
         let holds = self.lanes.iter().flatten();
         let holds = holds.filter_map(|lane| lane.variant.holds_until());
+        let offers = self.lanes.iter().flatten();
+        let offers = offers.filter_map(|lane| lane.offer_at);
         gate.into_iter()
             .chain(holds)
+            .chain(offers)
             .filter(|deadline| *deadline > now)
             .min()
     }
@@ -375,6 +420,9 @@ impl<V: Variant> Stream<V> {
             return Ok(None);
         };
         let hold = hold.then_some(now);
+        if lane.offer_at.take_if(|at| *at <= now).is_some() {
+            lane.variant.offer_again(view.set(kind));
+        }
         let payload = lane.variant.collect(view.set(kind), hold);
         let Some(mut payload) = payload.map_err(|Lagging| Refusal::Lagging)? else {
             lane.nothing_due(view.set(kind).version());
@@ -512,32 +560,40 @@ impl<V: Variant> Lane<V> {
             return;
         };
         self.variant.answered();
-        if self.error.is_none() {
+        if !self.variant.lacks_some() {
+            self.rejection = None;
+        }
+        if self.rejection.is_none() {
             self.acked = Some(outstanding.version);
         }
     }
 
     /// A request is an ACK or a NACK only by the nonce of a response that is outstanding. Returns
-    /// whether it is a NACK.
-    fn acknowledge(&mut self, request: &V::Request) -> bool {
-        let Some(outstanding) = &mut self.outstanding else {
-            return false;
-        };
-        let nonce = parse_nonce(request.nonce());
-        let Some(nonce) = nonce.filter(|n| (outstanding.first..=outstanding.last).contains(n))
-        else {
-            return false;
-        };
-        outstanding.answered = outstanding.answered.max(nonce);
-        let error = request.error();
-        if let Some(error) = error {
-            self.error = Some(shorten(error));
-            self.variant.rejected(outstanding.version);
-        } else if nonce == outstanding.first {
-            self.error = None;
+    /// how many responses in a row were rejected, if it is a NACK.
+    fn acknowledge(&mut self, request: &V::Request, now: Instant) -> Option<u32> {
+        let outstanding = self.outstanding.as_mut()?;
+        let nonce = parse_nonce(request.nonce())?;
+        if !(outstanding.first..=outstanding.last).contains(&nonce) {
+            return None;
         }
+        outstanding.answered = outstanding.answered.max(nonce);
+        let version = outstanding.version;
+        let count = request.error().map(|error| {
+            self.variant.rejected(version);
+            self.note_rejection(shorten(error), now)
+        });
         self.free_if_answered();
-        error.is_some()
+        count
+    }
+
+    fn note_rejection(&mut self, error: String, now: Instant) -> u32 {
+        match &mut self.rejection {
+            Some(rejection) => rejection.again(error),
+            None => self.rejection = Some(Rejection::first(error, now)),
+        }
+        let rejection = self.rejection.as_ref();
+        self.offer_at = rejection.map(|rejection| now + rejection.pause());
+        rejection.map_or(0, |rejection| rejection.count)
     }
 }
 

@@ -17,6 +17,9 @@ pub struct Subscription {
     pub wildcard: bool,
     /// Asked for by name, beside the wildcard or without it.
     pub names: BTreeSet<Arc<str>>,
+    /// Those of the names that are followed because another name may mean them, and that were not
+    /// asked for.
+    pub followed: BTreeSet<Arc<str>>,
     /// Names that want an answer whatever the cursor says.
     pub pending: BTreeSet<Arc<str>>,
     /// `None` until the first answer was put together.
@@ -26,7 +29,18 @@ pub struct Subscription {
 impl Subscription {
     /// How many names are subscribed, the wildcard counting as one.
     pub fn len(&self) -> usize {
-        self.names.len() + usize::from(self.wildcard)
+        self.names.len() - self.followed.len() + usize::from(self.wildcard)
+    }
+
+    /// The names that were asked for.
+    pub fn asked(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.names
+            .iter()
+            .filter(|name| !self.followed.contains(&***name))
+    }
+
+    pub fn has_asked(&self, name: &str) -> bool {
+        self.names.contains(name) && !self.followed.contains(name)
     }
 
     /// Has a name that is subscribed share its text with the resource, and so with other streams.

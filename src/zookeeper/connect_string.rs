@@ -1,7 +1,10 @@
 //! Connect strings and roots: what is wrong with one, said before anything is tried.
 //!
-//! Pure; knows no client. The rules are ZooKeeper's own (`PathUtils`, `ConnectStringParser`), and
-//! those of the client library where it is stricter.
+//! Pure; knows no client. The rules are ZooKeeper's own (`PathUtils`, `ConnectStringParser`): blanks
+//! around servers and empty entries do not count. Stricter than those only where a typing error would
+//! pass for a server: one without a port, an IPv6 address without brackets.
+
+use std::net::IpAddr;
 
 use rustls::pki_types::ServerName;
 
@@ -50,6 +53,15 @@ pub fn check_secure_connect(connect: &str) -> Result<(), String> {
     parse(connect)?.check_names()
 }
 
+/// Whether every server of a connect string is on this machine's loopback interface.
+pub fn is_loopback(connect: &str) -> bool {
+    let is_loopback = |(host, _): &(String, u16)| {
+        let ip = host.parse::<IpAddr>().map(|ip| ip.to_canonical());
+        host.eq_ignore_ascii_case("localhost") || ip.is_ok_and(|ip| ip.is_loopback())
+    };
+    parse(connect).is_ok_and(|address| address.servers.iter().all(is_loopback))
+}
+
 /// `Err` names what is wrong in `root` and how it should read.
 pub fn check_root(root: &str) -> Result<(), String> {
     if root == "/" {
@@ -59,16 +71,24 @@ pub fn check_root(root: &str) -> Result<(), String> {
 }
 
 pub(super) fn parse(connect: &str) -> Result<Address, String> {
+    let connect = connect.trim();
+    if connect.contains("://") {
+        return Err(format!(
+            "{connect:?} has a scheme, and a connect string has none; write it like zk1:2181,zk2:2181/chroot"
+        ));
+    }
     let (servers, chroot) = match connect.find('/') {
-        Some(_) if connect.contains("://") => {
-            return Err(format!(
-                "{connect:?} has a scheme; write it like zk1:2181,zk2:2181/chroot"
-            ));
-        }
         Some(at) => connect.split_at(at),
         None => (connect, ""),
     };
-    if servers.trim().is_empty() {
+    if let Some(separator) = servers.chars().find(|c| matches!(c, ';' | '|')) {
+        return Err(format!(
+            "{connect:?} has a `{separator}`; separate servers by commas, as in zk1:2181,zk2:2181"
+        ));
+    }
+    let named = servers.split(',').map(str::trim).filter(|s| !s.is_empty());
+    let servers: Vec<_> = named.map(server).collect::<Result<_, _>>()?;
+    if servers.is_empty() {
         return Err(format!(
             "{connect:?} names no server; write it like zk1:2181,zk2:2181/chroot"
         ));
@@ -80,7 +100,7 @@ pub(super) fn parse(connect: &str) -> Result<Address, String> {
             .map_err(|why| format!("the chroot {chroot:?} of {connect:?} {why}"))?;
     }
     Ok(Address {
-        servers: servers.split(',').map(server).collect::<Result<_, _>>()?,
+        servers,
         chroot: chroot.to_owned(),
     })
 }
@@ -94,12 +114,20 @@ fn no_comma(chroot: &str) -> Result<(), &'static str> {
 
 fn server(text: &str) -> Result<(String, u16), String> {
     let bad = |why: &str| format!("the server {text:?} {why}; write host:port, as in zk-1:2181");
+    if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(bad(
+            "has a blank in it, and servers are separated by commas",
+        ));
+    }
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
             Some((host, "")) => (host, None),
             Some((host, port)) => (
                 host,
-                Some(port.strip_prefix(':').ok_or_else(|| bad("is odd"))?),
+                Some(
+                    port.strip_prefix(':')
+                        .ok_or_else(|| bad("has unexpected characters after `]`"))?,
+                ),
             ),
             None => return Err(bad("has no closing bracket")),
         },
@@ -113,9 +141,6 @@ fn server(text: &str) -> Result<(String, u16), String> {
     };
     if host.is_empty() {
         return Err(bad("has no host"));
-    }
-    if host.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err(bad("has a blank in it"));
     }
     let Some(port) = port else {
         return Err(match host.parse::<u16>() {
@@ -174,24 +199,44 @@ mod tests {
     }
 
     #[test]
+    fn what_zookeepers_own_clients_accept_is_accepted() {
+        let both = "zk1:2181,zk2:2181/mesh";
+        for connect in [
+            "zk1:2181, zk2:2181/mesh",
+            " zk1:2181 ,\tzk2:2181/mesh \n",
+            "zk1:2181,,zk2:2181,/mesh",
+        ] {
+            assert_eq!(parse(connect), parse(both), "{connect:?}");
+        }
+        assert_eq!(parse("zk1:2181, "), parse("zk1:2181"));
+    }
+
+    #[test]
     fn every_wrong_connect_string_is_told_with_a_remedy() {
         for (connect, says) in [
             ("", "names no server"),
             ("/chroot", "names no server"),
+            (",", "names no server"),
             ("tcp://zk1:2181", "scheme"),
+            ("http://zk1:2181", "scheme"),
+            ("zk1:2181,https://zk2:2181/mesh", "scheme"),
+            ("zk1:2181;zk2:2181", "separate servers by commas"),
+            ("zk1:2181;zk2:2181/mesh", "separate servers by commas"),
+            ("zk1;zk2", "separate servers by commas"),
+            ("zk1:2181 zk2:2181", "separated by commas"),
             ("zk1:0", "1 to 65535"),
             ("zk1:70000", "1 to 65535"),
-            ("zk1:", "1 to 65535"),
-            ("zk1:2181,", "has no host"),
             (":2181", "has no host"),
             ("zk 1:2181", "blank"),
             ("::1:2181", "without brackets"),
             ("[::1", "closing bracket"),
+            ("[::1]2181", "after `]`"),
             ("zk1:+2181", "1 to 65535"),
-            ("zk1:-1", "1 to 65535"),
+            ("zk1:", "1 to 65535"),
             ("zk-1", "write zk-1:2181"),
             ("zk1:2181,zk-2/mesh", "write zk-2:2181"),
             ("[::1]", "write [::1]:2181"),
+            ("zk1:-1", "1 to 65535"),
             ("2182", "write zk-1:2182"),
             ("zk1:1/a,zk2:1/a", "comma"),
             ("zk1:1/a/", "ends with /"),

@@ -44,8 +44,12 @@ pub enum LoadError {
     Invalid(#[from] Error),
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
-    #[error("registry {name}: {root} does not exist")]
-    RootAbsent { name: String, root: String },
+    #[error("registry {name}: {root} does not exist; {beside}")]
+    RootAbsent {
+        name: String,
+        root: String,
+        beside: String,
+    },
     #[error("registry {name}: not read within {patience:?}: {status}")]
     Late {
         name: String,
@@ -54,14 +58,15 @@ pub enum LoadError {
     },
 }
 
-/// Reads the whole tree, which may take `patience` with all that it takes to get there.
+/// Reads the whole tree, which may take `patience` with all that it takes to get there. Does not wait for
+/// servers that are away, nor for a root.
 pub async fn load(config: Config, patience: Duration) -> Result<Loaded, LoadError> {
     let name = config.name.clone();
     let metrics = Metrics::register(&prometheus::Registry::new())?;
     let (sender, mut batches) = mpsc::channel(4);
     let (tells, mut state) = watch::channel(State::new());
     let stop = CancellationToken::new();
-    let watcher = Watcher::new(config, &metrics, sender, tells)?;
+    let watcher = Watcher::new(config, &metrics, sender, tells)?.once();
     let mut running = Box::pin(watcher.run(stop.clone()));
 
     let gathering = timeout(patience, gather(&mut batches, &mut state));
@@ -73,7 +78,7 @@ pub async fn load(config: Config, patience: Duration) -> Result<Loaded, LoadErro
     running.await?;
     match gathered {
         Ok(Ok(events)) => Ok(Loaded::of(events)),
-        Ok(Err(root)) => Err(LoadError::RootAbsent { name, root }),
+        Ok(Err((root, beside))) => Err(LoadError::RootAbsent { name, root, beside }),
         Err(_) => Err(late(name, patience, &state)),
     }
 }
@@ -86,11 +91,11 @@ fn late(name: String, patience: Duration, state: &watch::Receiver<State>) -> Loa
     }
 }
 
-/// Everything up to the end of the load; `Err` names the root that does not exist.
+/// Everything up to the end of the load; `Err` names the root that does not exist, and what is beside it.
 async fn gather(
     batches: &mut mpsc::Receiver<Batch>,
     state: &mut watch::Receiver<State>,
-) -> Result<Vec<Event>, String> {
+) -> Result<Vec<Event>, (String, String)> {
     let mut events = Vec::new();
     let absent = |state: &State| matches!(state.status, Status::RootAbsent { .. });
     loop {
@@ -103,8 +108,8 @@ async fn gather(
                 }
             }
             Ok(state) = state.wait_for(absent) => {
-                if let Status::RootAbsent { root } = &state.status {
-                    return Err(root.clone());
+                if let Status::RootAbsent { root, beside } = &state.status {
+                    return Err((root.clone(), beside.clone()));
                 }
             }
             else => std::future::pending().await,

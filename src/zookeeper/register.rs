@@ -2,8 +2,10 @@
 //!
 //! It refuses to know what the data means. Invariant: while [`hold`] runs and the ensemble is
 //! reachable, the znode exists, or another session's of the same name does. It is watched: where it
-//! was deleted it is created again, with the data given (data that somebody else wrote into it
-//! stands); where another session took the name over, that one has it until it goes. After `hold`
+//! was deleted or its session expired it is created again, with the data that was last read from it: data that
+//! somebody else wrote into it, such as a weight of 0, outlive the session. (Data written while there is no
+//! connection are lost if the session expires before it is back.) A new call of `hold` starts with the data
+//! given. Where another session took the name over, that one has it until it goes. After `hold`
 //! returned, the session is closed and the znode gone with it (or expires, where the ensemble could
 //! not be told). Where credentials are renewed, a session with the new ones takes the znode over in one
 //! transaction before the old session is closed. Who logs in owns what it writes, and all may read it.
@@ -20,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use zookeeper_client::{
     Acl, Acls, Client, CreateMode, CreateOptions, Error as ClientError, OneshotWatcher, Permission,
-    SessionState,
+    SessionState, Stat,
 };
 
 use super::{
@@ -30,7 +32,7 @@ use super::{
         access::{Access, Opened},
         material::Material,
     },
-    session::{self, Backoff, Ensemble, Trouble},
+    session::{self, Backoff, Ensemble, Trouble, Unopened},
 };
 
 /// How long renewed credentials with which the znode cannot be taken over are left alone.
@@ -53,6 +55,8 @@ pub struct Registration {
     /// The znode's name: one name of a path. It belongs to who registered it last.
     pub id: String,
     pub data: Vec<u8>,
+    /// Whether data that somebody else wrote may be registered again, by the znode's name and its data.
+    pub check: fn(&str, &[u8]) -> Result<(), String>,
     pub session_timeout: Duration,
     pub security: Security,
 }
@@ -72,10 +76,23 @@ pub enum Error {
     },
     #[error("{path} exists and is persistent, so it is nobody's registration; remove it first")]
     Occupied { path: String },
-    #[error("{path}: {reason}")]
+    #[error("{path}: {reason}{}", remedy(reason))]
     Refused { path: String, reason: ClientError },
     #[error("{0}")]
     Metric(prometheus::Error),
+}
+
+fn remedy(reason: &ClientError) -> &'static str {
+    match reason {
+        ClientError::NoAuth => {
+            "; this login needs read, create and delete permission on the root and on what is below it"
+        }
+        ClientError::QuotaExceeded => {
+            "; a quota of a znode above it is used up: raise it (setquota), or remove what is old"
+        }
+        ClientError::InvalidAcl => "; the server does not know the scheme of this login",
+        _ => "",
+    }
 }
 
 /// How one session ended.
@@ -101,13 +118,14 @@ pub async fn hold(
         } else {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                opened = async { sleep(backoff.next()).await; holder.access.open().await } => opened,
+                opened = async { sleep(backoff.next()).await; holder.access.open(false).await } => opened,
             }
         };
         let Opened { client, with } = match opened {
             Ok(opened) => opened,
-            Err(reason) => {
-                holder.tell(&reason, "no connection to ZooKeeper; trying on");
+            Err(Unopened { reason, limited }) => {
+                backoff.limited(limited);
+                holder.tell(&reason, "no connection to ZooKeeper; retrying");
                 continue;
             }
         };
@@ -139,6 +157,10 @@ fn whole(client: Client) -> Client {
 
 struct Holder {
     registration: Registration,
+    /// What the znode is created with: as given, or what was last read from it.
+    data: Vec<u8>,
+    /// The mzxid of what was last read.
+    read: Option<i64>,
     access: Access,
     /// From the ensemble's own root on, through the chroot.
     parent: String,
@@ -178,6 +200,8 @@ impl Holder {
             ),
             path,
             parent,
+            data: registration.data.clone(),
+            read: None,
             registration,
             registered,
             own: None,
@@ -277,6 +301,12 @@ impl Holder {
         let session = client.session_id().0;
         let looked = client.check_and_watch_stat(&self.path).await;
         let (stat, watcher) = looked.map_err(|reason| self.refused(reason))?;
+        let owner = stat.map(|stat| stat.ephemeral_owner);
+        if let Some(stat) = stat
+            && (owner == Some(session) || owner == self.own)
+        {
+            self.read(client, &stat).await?;
+        }
         match stat.map(|stat| (stat.ephemeral_owner, stat.version)) {
             None => {
                 self.missing(session);
@@ -294,6 +324,34 @@ impl Holder {
             Some((owner, _)) => self.yields_to(owner),
         }
         Ok(watcher)
+    }
+
+    /// Reads what somebody else wrote into our own znode.
+    async fn read(&mut self, client: &Client, stat: &Stat) -> Result<(), Error> {
+        if stat.version == 0 || self.read == Some(stat.mzxid) {
+            return Ok(());
+        }
+        let (data, stat) = match client.get_data(&self.path).await {
+            Ok(read) => read,
+            // The watch tells.
+            Err(ClientError::NoNode) => return Ok(()),
+            Err(error) => return Err(self.refused(error)),
+        };
+        self.read = Some(stat.mzxid);
+        let (path, mzxid) = (&self.path, stat.mzxid);
+        if data == self.data {
+            return Ok(());
+        }
+        match (self.registration.check)(&self.registration.id, &data) {
+            Ok(()) => {
+                info!(%path, mzxid, "somebody else wrote the znode's data; it is kept if the znode has to be created again");
+                self.data = data;
+            }
+            Err(reason) => {
+                warn!(%path, mzxid, %reason, "somebody else wrote data that cannot be served; the data before it is kept if the znode has to be created again");
+            }
+        }
+        Ok(())
     }
 
     /// The first registration takes the place of a predecessor whose session did not end yet; later
@@ -343,7 +401,7 @@ impl Holder {
 
     async fn create(&self, client: &Client) -> Result<(), Error> {
         let ephemeral = self.options(CreateMode::Ephemeral);
-        let data = &self.registration.data;
+        let data = &self.data;
         let mut created = client.create(&self.path, data, &ephemeral).await;
         if let Err(ClientError::NoNode) = created {
             self.create_parent(client).await?;
@@ -377,10 +435,7 @@ impl Holder {
         let ephemeral = self.options(CreateMode::Ephemeral);
         // A server before 3.5 says so to this, and drops the connection at a transaction that it does
         // not know. From any other it comes back as it went out.
-        match client
-            .create(&self.path, &self.registration.data, &ephemeral)
-            .await
-        {
+        match client.create(&self.path, &self.data, &ephemeral).await {
             Err(ClientError::NodeExists) => {}
             created => return created.map(drop).map_err(|error| self.refused(error)),
         }
@@ -391,7 +446,7 @@ impl Holder {
         }
         let mut writer = client.new_multi_writer();
         (writer.add_delete(&self.path, Some(version)))
-            .and_then(|()| writer.add_create(&self.path, &self.registration.data, &ephemeral))
+            .and_then(|()| writer.add_create(&self.path, &self.data, &ephemeral))
             .map_err(|error| self.refused(error))?;
         let replaced = writer.commit().await;
         replaced

@@ -6,7 +6,8 @@
 //! names up whenever it connects, also finds within a session what moved. Under TLS names go to the
 //! client as they are: they are what certificates are checked against.
 //! The client library says no more than "no hosts" when it cannot connect, so a failed attempt is
-//! followed by a look at each server ([`diagnosis`]).
+//! followed by a look at each server ([`diagnosis`]). Where that finds a server that is read-only,
+//! whoever can use its session gets one.
 
 mod diagnosis;
 
@@ -30,6 +31,9 @@ const LOOK_UP: Duration = Duration::from_secs(1);
 const CLOSE: Duration = Duration::from_secs(3);
 /// The same where there is no connection: it may return, but nobody should have to wait for it.
 const CLOSE_BLINDLY: Duration = Duration::from_secs(1);
+/// What lets a read-only server open sessions; without it a server needs its leader for that.
+const LOCAL_SESSIONS: &str = "; a read-only server opens new sessions only with localSessionsEnabled=true \
+     and localSessionsUpgradingEnabled=true in its configuration";
 /// How often the same trouble is said again in the log.
 const HINT: Duration = Duration::from_secs(30);
 
@@ -51,8 +55,34 @@ impl Ensemble {
         }
     }
 
-    /// One attempt at each server. `Err` says for each why it did not work.
-    pub async fn open(&self, material: &Material) -> Result<Client, String> {
+    /// One attempt at each server. Where none of them has a quorum, a read-only session does if
+    /// `read_only` is set.
+    pub async fn open(&self, material: &Material, read_only: bool) -> Result<Client, Unopened> {
+        match self.attempt(material, false).await {
+            Ok(client) => return Ok(client),
+            Err(Error::AuthFailed) => return Err(denied(material).into()),
+            Err(Error::NoHosts | Error::Timeout | Error::SessionExpired) => {}
+            Err(error) => return Err(error.to_string().into()),
+        }
+        let findings = diagnosis::of(&self.address, material.tls()).await;
+        // A server that serves now may have begun to a moment ago.
+        if findings.any_serving()
+            && let Ok(client) = self.attempt(material, false).await
+        {
+            return Ok(client);
+        }
+        let mut reason = findings.text();
+        if read_only && findings.any_read_only() {
+            if let Ok(client) = self.attempt(material, true).await {
+                return Ok(client);
+            }
+            reason += LOCAL_SESSIONS;
+        }
+        let limited = findings.any_limit();
+        Err(Unopened { reason, limited })
+    }
+
+    async fn attempt(&self, material: &Material, read_only: bool) -> Result<Client, Error> {
         let secure = material.tls().is_some();
         let servers = if secure {
             self.address.servers.clone()
@@ -61,9 +91,9 @@ impl Ensemble {
         };
         let patience = self.patience(servers.len());
         let connect = self.address.connect(&servers);
-        let mut connector = (material.connector())
-            .map_err(|error| error.to_string())?
+        let mut connector = (material.connector()?)
             .with_session_timeout(self.session_timeout)
+            .with_readonly(read_only)
             .with_fail_eagerly();
         if self.old {
             connector = connector.with_server_version(3, 4, 0);
@@ -75,14 +105,7 @@ impl Ensemble {
                 connector.connect(&connect).await
             }
         };
-        match timeout(patience, attempt).await {
-            Ok(Ok(client)) => Ok(client),
-            Ok(Err(Error::AuthFailed)) => Err(denied(material)),
-            Ok(Err(Error::NoHosts | Error::Timeout)) | Err(_) => {
-                Err(diagnosis::of(&self.address, material.tls()).await)
-            }
-            Ok(Err(error)) => Err(error.to_string()),
-        }
+        (timeout(patience, attempt).await).unwrap_or(Err(Error::Timeout))
     }
 
     fn patience(&self, servers: usize) -> Duration {
@@ -100,6 +123,21 @@ impl Ensemble {
         });
         let found = futures_util::future::join_all(found).await;
         found.into_iter().flatten().collect()
+    }
+}
+
+/// Why there is no session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Unopened {
+    pub reason: String,
+    /// A server turned us away to protect itself, so attempts should become rare.
+    pub limited: bool,
+}
+
+impl From<String> for Unopened {
+    fn from(reason: String) -> Self {
+        let limited = false;
+        Self { reason, limited }
     }
 }
 
@@ -148,25 +186,36 @@ pub(super) fn any_time_up_to(most: Duration) -> Duration {
     most.mul_f64(f64::from(u32::try_from(chance >> 32).unwrap_or(0)) / f64::from(u32::MAX))
 }
 
-/// Waits that grow from attempt to attempt, up to two seconds, each less up to half of it.
+/// Waits that grow from attempt to attempt, up to two seconds, each less up to half of it. Where a server
+/// is at a limit of its own, they grow to fifteen.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     failures: u32,
+    limited: bool,
 }
 
 impl Backoff {
     pub fn reset(&mut self) {
-        self.failures = 0;
+        *self = Self::default();
+    }
+
+    /// Whether the last attempt met a limit of a server.
+    pub fn limited(&mut self, limited: bool) {
+        self.limited = limited;
     }
 
     /// None before the first attempt, then at most 100 ms, 200 ms and so on.
     pub fn next(&mut self) -> Duration {
         let most = match self.failures {
             0 => Duration::ZERO,
-            n => Duration::from_millis(100 << (n - 1).min(5)).min(Duration::from_secs(2)),
+            n => Duration::from_millis(100 << (n - 1).min(8)).min(self.longest()),
         };
         self.failures = self.failures.saturating_add(1);
         most.saturating_sub(any_time_up_to(most / 2))
+    }
+
+    fn longest(&self) -> Duration {
+        Duration::from_secs(if self.limited { 15 } else { 2 })
     }
 }
 
@@ -235,6 +284,18 @@ mod tests {
             }
         }
         assert!(all[1..].iter().any(|other| other[5] != all[0][5]));
+    }
+
+    #[test]
+    fn waits_grow_further_where_a_server_is_at_its_limit() {
+        let mut backoff = Backoff::default();
+        backoff.limited(true);
+        let waits: Vec<_> = (0..12).map(|_| backoff.next()).collect();
+        assert!(waits[7] >= Duration::from_millis(3_200), "{waits:?}");
+        let longest = Duration::from_secs(15);
+        assert!((longest / 2..=longest).contains(&waits[11]), "{waits:?}");
+        backoff.limited(false);
+        assert!(backoff.next() <= Duration::from_secs(2));
     }
 
     #[test]

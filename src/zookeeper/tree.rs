@@ -61,6 +61,9 @@ pub enum Phase {
     Synced,
 }
 
+/// What a request takes besides the path below the root: its own head, and the root.
+const OVERHEAD: usize = 48;
+
 /// What the machine wants done.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Request {
@@ -84,6 +87,11 @@ impl Request {
                 path
             }
         }
+    }
+
+    /// What it takes in a request, roughly, in bytes.
+    pub fn size(&self) -> usize {
+        self.path().len() + OVERHEAD
     }
 
     /// Whether it only compares.
@@ -160,6 +168,8 @@ pub struct Tree {
     load_left: usize,
     /// A load ended and its batch was not taken yet.
     complete: bool,
+    /// Something was removed since the last batch was taken.
+    removed: bool,
     loaded: bool,
 }
 
@@ -176,6 +186,7 @@ impl Tree {
             audit: Audit::default(),
             load_left: 0,
             complete: false,
+            removed: false,
             loaded: false,
         }
     }
@@ -225,7 +236,7 @@ impl Tree {
         }
     }
 
-    /// The next requests to send, as one: at most `max`, with paths of about `max_bytes` at most.
+    /// The next requests to send, as one: at most `max`, of about `max_bytes` together at most.
     /// Empty when there is nothing to ask.
     pub fn requests(&mut self, max: usize, max_bytes: usize) -> Vec<Request> {
         let mut batch = Vec::new();
@@ -239,7 +250,7 @@ impl Tree {
                 // Cancelled meanwhile, or queued twice.
                 _ => continue,
             }
-            bytes += request.path().len();
+            bytes += request.size();
             batch.push(request);
         }
         if batch.is_empty() {
@@ -305,6 +316,12 @@ impl Tree {
         self.complete || (self.phase == Phase::Synced && self.mirror.is_dirty())
     }
 
+    /// Whether the next batch may take away what the rest of a transaction puts back. A server sends the events of
+    /// a transaction one by one, and before version 3.9 does not say which belong together.
+    pub fn is_partial(&self) -> bool {
+        self.removed && !self.complete
+    }
+
     /// Where the next batch ends a load: what that load found.
     pub fn tally(&self) -> Option<Tally> {
         self.complete.then(|| self.mirror.tally())
@@ -318,12 +335,14 @@ impl Tree {
     /// What to publish now. Nothing is published twice; what is not taken gathers.
     pub fn take(&mut self) -> Batch {
         self.loaded |= self.complete;
+        self.removed = false;
         let events = self.mirror.take();
         Batch {
             complete: std::mem::take(&mut self.complete),
             audited: self.audit.found_any(&events),
             events,
             stale: false,
+            absent: false,
             observed: None,
         }
     }
@@ -401,6 +420,7 @@ impl Tree {
             Change::Deleted if self.is_in_flight(&read) => self.want(read, Again::Discard),
             Change::Deleted => {
                 self.mirror.remove(path);
+                self.removed = true;
                 if let Some(cancelled) = self.pending.remove(&read) {
                     self.settle(cancelled.load);
                 }
@@ -409,8 +429,8 @@ impl Tree {
         }
     }
 
-    /// One-shot watches of several sessions have no common order, so an event is no more than a
-    /// reason to ask.
+    /// An event of a one-shot watch is no more than a reason to ask: it uses up the watch, and what follows
+    /// is not told.
     fn one_shot_event(&mut self, change: Change, path: &str, role: Role) {
         let leaf = role == Role::Leaf;
         let path = Arc::from(path);

@@ -8,8 +8,10 @@
 //! queues both in the order of the wire, in different queues). While the registry is busy, changes
 //! gather in the machine, the last one of each path, and events go on being taken.
 
+mod absent;
 mod arrivals;
 mod audit;
+mod batching;
 mod link;
 mod one_shot;
 mod pacing;
@@ -17,6 +19,7 @@ mod recursive;
 mod status;
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -24,16 +27,22 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesOrdered};
+use futures_util::{
+    FutureExt, StreamExt,
+    future::BoxFuture,
+    stream::{FuturesOrdered, FuturesUnordered},
+};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
 use self::{
+    absent::Beside,
     arrivals::Arrivals,
+    batching::{Batching, Size},
     link::{Answers, Failure, Link, Paths, Signal},
     one_shot::OneShot,
     pacing::Pacing,
@@ -46,23 +55,17 @@ use super::{
         access::{Access, Opened},
         material::Material,
     },
-    session::{Backoff, Ensemble, Trouble, any_time_up_to},
-    tree::{Phase, Reply, Request, Tree, Watches},
+    session::{Backoff, Ensemble, Trouble, Unopened, any_time_up_to},
+    tree::{Phase, Tree, Watches},
 };
-use crate::registry::{Batch, Stat, reason::without_secrets};
+use crate::registry::{Batch, Stat};
 
-/// Requests that travel as one, and how many such batches travel at once: 500 at depth 4 read a
-/// server out as fast as any (400,000 znodes a second and more).
-const BATCH: usize = 500;
+/// How many batches of requests travel at once: 500 requests at depth 4 read a server out as fast as any
+/// (400,000 znodes a second and more).
 const BATCHES_IN_FLIGHT: usize = 4;
-/// Of paths in a batch: a server refuses requests of 1 MiB.
-const BATCH_BYTES: usize = 256 * 1024;
-/// The first batches are small, until the size of the replies is known.
-const FIRST_BATCH: usize = 32;
-/// What a batch of replies should not exceed, for the server's memory and ours.
-const REPLY_BYTES: usize = 4 * 1024 * 1024;
 /// How long what was read waits for reads that are still on their way, so that what changed together is
-/// published together. A change that comes alone waits for nothing.
+/// published together. A change that comes alone waits for nothing, but for a removal: the event after it may be of
+/// the same transaction.
 const GATHER: Duration = Duration::from_millis(1);
 /// How long a request may take at least; the client itself waits forever.
 const REQUEST: Duration = Duration::from_secs(5);
@@ -88,6 +91,7 @@ pub async fn watch(
 
 /// Mirrors one root of one ensemble.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // Any of them may be set without the others.
 pub struct Watcher {
     config: Config,
     access: Access,
@@ -104,8 +108,17 @@ pub struct Watcher {
     only_one_shot: bool,
     /// While it is set, no watch event gets through.
     deaf: Arc<AtomicBool>,
-    /// How many requests travel as one now.
-    batch: usize,
+    /// The ensemble has no quorum: the session is of a server that is read-only.
+    read_only: bool,
+    /// Without waiting for what is not there.
+    once: bool,
+    batching: Batching,
+    /// The batches on their way, in order.
+    sent: VecDeque<Size>,
+    /// What is there instead of a root that does not exist, once that is known.
+    beside: Option<Beside>,
+    /// The registry does not know yet that there is no root.
+    absent: bool,
     backoff: Backoff,
     /// Counts what came and went within a session: no reply outlives its connection.
     connections: u64,
@@ -125,6 +138,8 @@ enum End {
     Unsupported,
     /// A new session may do better.
     Lost(String),
+    /// There was none: the server let nobody in for a second one. That is told already.
+    Unopened,
     /// The root may not be listed; a new session may do better.
     Denied,
     /// Credentials were renewed, and here is a session with the new ones.
@@ -164,7 +179,12 @@ impl Watcher {
             stale: false,
             only_one_shot: false,
             deaf: Arc::default(),
-            batch: FIRST_BATCH,
+            read_only: false,
+            once: false,
+            batching: Batching::default(),
+            sent: VecDeque::new(),
+            beside: None,
+            absent: false,
             backoff: Backoff::default(),
             give_up: None,
             connections: 0,
@@ -194,6 +214,14 @@ impl Watcher {
         self
     }
 
+    /// Ends with [`Error::Unreachable`] where it would try again: if no server opens a session, or the root
+    /// may not be listed.
+    #[must_use]
+    pub fn once(mut self) -> Self {
+        self.once = true;
+        self
+    }
+
     /// As if the server knew no persistent watches and no `multiRead`: for tests, where no server
     /// that old is at hand.
     #[doc(hidden)]
@@ -216,13 +244,14 @@ impl Watcher {
         loop {
             let opened = match renewed.take() {
                 Some(opened) => Some(opened),
-                None => self.open(&stop).await,
+                None => self.open(&stop).await?,
             };
             let end = match opened {
                 Some(opened) => self.serve(opened, &stop).await?,
                 None => End::Stopped,
             };
             self.metrics.reads_in_flight.set(0);
+            self.interrupted();
             match end {
                 End::Renewed(opened) => {
                     // Renewals are put off as they are found, so that no time is lost now.
@@ -233,7 +262,8 @@ impl Watcher {
                     continue;
                 }
                 End::Lost(reason) => self.lost(reason),
-                End::Denied => self.denied(),
+                End::Denied => self.denied()?,
+                End::Unopened => {}
                 End::Stopped | End::Unsupported => {
                     self.metrics.connected.set(0);
                     return Ok(());
@@ -244,41 +274,51 @@ impl Watcher {
     }
 
     /// Tries until there is a session. `None` once stopped.
-    async fn open(&mut self, stop: &CancellationToken) -> Option<Opened> {
+    async fn open(&mut self, stop: &CancellationToken) -> Result<Option<Opened>, Error> {
         loop {
+            // What a server without a quorum has may be old: it does only where there is nothing else.
+            let read_only = !self.tree.loaded();
             let attempt = async {
                 sleep(self.backoff.next()).await;
-                self.access.open().await
+                self.access.open(read_only).await
             };
             let attempt = tokio::select! {
-                () = stop.cancelled() => return None,
+                () = stop.cancelled() => return Ok(None),
                 attempt = attempt => attempt,
             };
             match attempt {
                 Ok(opened) => {
                     self.put_off();
-                    return Some(opened);
+                    return Ok(Some(opened));
                 }
-                Err(reason) => self.lost(reason),
+                Err(unopened) => self.unopened(unopened)?,
             }
         }
     }
 
-    /// Works on one session, or where one-shot watches must do, on several, until they end.
+    fn unopened(&mut self, Unopened { reason, limited }: Unopened) -> Result<(), Error> {
+        self.backoff.limited(limited);
+        if self.once {
+            return Err(self.unreachable(reason));
+        }
+        self.lost(reason);
+        Ok(())
+    }
+
+    fn unreachable(&self, reason: String) -> Error {
+        let name = self.config.name.clone();
+        Error::Unreachable { name, reason }
+    }
+
+    /// Works on one session until it ends, or where the server knows no recursive watches, on a second one.
     async fn serve(&mut self, opened: Opened, stop: &CancellationToken) -> Result<End, Error> {
         let Opened { client, with } = opened;
         let client = Arc::new(client);
         self.with = Arc::clone(&with);
-        self.metrics.connected.set(1);
-        self.metrics.sessions.inc();
-        info!(
-            registry = %self.config.name, session = %client.session_id(),
-            timeout = ?client.session_timeout(), outage_ms = self.outage(), "ZooKeeper session established"
-        );
-        let root = Some(self.config.root.clone());
-        let mut renewal = (self.access).renewal(Arc::clone(&with), root, self.pacing.spread());
-        let client = if self.only_one_shot {
-            client
+        self.established(&client);
+        let mut renewal = self.renewal(&with);
+        if self.only_one_shot {
+            drop(client);
         } else {
             let mut link = Recursive::new(client, Arc::clone(&self.paths));
             let watches = Watches::Recursive;
@@ -286,21 +326,32 @@ impl Watcher {
                 End::Unsupported => drop(link),
                 end => return Ok(finish(link, end).await),
             }
-            info!(registry = %self.config.name, "the server knows no recursive watches (before 3.6): using one-shot watches");
-            let opened = tokio::select! {
-                () = stop.cancelled() => return Ok(End::Stopped),
-                opened = self.access.ensemble.open(&with) => opened,
-            };
-            match opened {
-                Ok(client) => Arc::new(client),
-                Err(reason) => return Ok(End::Lost(reason)),
+            info!(registry = %self.config.name, "the server has no recursive watches (it is older than 3.6): using one-shot watches");
+        }
+        let opened = tokio::select! {
+            () = stop.cancelled() => return Ok(End::Stopped),
+            opened = OneShot::open(self, &with, self.read_only) => opened,
+        };
+        let mut link = match opened {
+            Ok(link) => link,
+            Err(unopened) => {
+                return self.unopened(unopened).map(|()| End::Unopened);
             }
         };
-        let mut link = OneShot::new(client, with, self);
         self.begin = Some(Instant::now());
         let watches = Watches::OneShot;
         let end = self.drive(&mut link, watches, &mut renewal, stop).await?;
         Ok(finish(link, end).await)
+    }
+
+    /// What may replace the session while it works: renewed credentials, or an ensemble that has a quorum
+    /// again.
+    fn renewal(&self, with: &Arc<Material>) -> Renewal {
+        if self.read_only {
+            return self.access.writable(Arc::clone(with));
+        }
+        let root = Some(self.config.root.clone());
+        (self.access).renewal(Arc::clone(with), root, self.pacing.spread())
     }
 
     /// Lets some time pass before the tree is read again, so that replicas do not all do it at once.
@@ -330,6 +381,7 @@ impl Watcher {
         let batches = self.batches.clone();
         let mut in_flight = InFlight::new();
         self.give_up = None;
+        let mut looking = FuturesUnordered::new();
         // Since when there is something to publish.
         let mut gathering = None;
         let mut ask_again = Instant::now() + ASK_AGAIN;
@@ -341,14 +393,8 @@ impl Watcher {
             if self.begin.is_some_and(|at| at <= Instant::now()) {
                 self.begin(watches);
             }
-            let sent = tokio::select! {
-                biased;
-                () = stop.cancelled() => Err(End::Stopped),
-                sent = self.send(link, &mut in_flight) => sent.map_err(End::Lost),
-            };
-            if let Err(end) = sent {
-                return Ok(end);
-            }
+            self.send(link, &mut in_flight);
+            self.look_for_root(link, &mut looking);
             self.tell();
             if self.tree.is_idle() {
                 self.arrivals.clear();
@@ -356,11 +402,12 @@ impl Watcher {
             let has_batch = self.tree.has_batch();
             gathering = has_batch.then(|| gathering.unwrap_or_else(Instant::now));
             let gathered = gathering.map(|since| since + GATHER);
-            let gathers = !in_flight.is_empty() && gathered.is_some_and(|at| Instant::now() < at);
+            let expects = !in_flight.is_empty() || self.tree.is_partial();
+            let gathers = expects && gathered.is_some_and(|at| Instant::now() < at);
             let end = tokio::select! {
                 biased;
                 () = stop.cancelled() => Some(End::Stopped),
-                permit = batches.reserve(), if self.stale || (has_batch && !gathers) => {
+                permit = batches.reserve(), if self.stale || self.absent || (has_batch && !gathers) => {
                     let Ok(permit) = permit else {
                         let name = self.config.name.clone();
                         return Err(Error::Abandoned { name });
@@ -395,10 +442,29 @@ impl Watcher {
                     None
                 }
                 opened = &mut *renewal => Some(End::Renewed(opened)),
+                Some(beside) = looking.next(), if !looking.is_empty() => {
+                    self.root_is_absent(beside);
+                    None
+                }
             };
             if let Some(end) = end {
                 return Ok(end);
             }
+        }
+    }
+
+    /// Finds out once what is there instead of a root that does not exist.
+    fn look_for_root(
+        &mut self,
+        link: &impl Link,
+        looking: &mut FuturesUnordered<BoxFuture<'static, Beside>>,
+    ) {
+        if self.tree.phase() != Phase::RootAbsent {
+            self.beside = None;
+            self.absent = false;
+            looking.clear();
+        } else if self.beside.is_none() && looking.is_empty() {
+            looking.push(absent::look(Arc::clone(link.client()), self.full_root()));
         }
     }
 
@@ -415,23 +481,16 @@ impl Watcher {
                 (self.tree.phase() == Phase::RootDenied).then_some(End::Denied)
             }
             Err(Failure::Unsupported) => Some(End::Unsupported),
+            Err(Failure::Throttled) => Some(End::Lost("the server throttles requests".to_owned())),
             Err(Failure::Lost(reason)) => Some(End::Lost(reason)),
         }
     }
 
-    /// Fits the size of the next batches to that of the replies, and tells of what is unreadable.
+    /// Fits the size of the next batches to that of the replies.
     fn look_at(&mut self, answers: &Answers) {
         let bytes = answers.replies.iter().map(|(_, reply)| reply.size()).sum();
-        self.batch = next_batch(self.batch, bytes);
-        let refused = |(request, reply): &&(Request, Reply)| {
-            *reply == Reply::Unreadable && !request.is_check()
-        };
-        let mut refused = answers.replies.iter().filter(refused);
-        if let Some((request, _)) = refused.next() {
-            warn!(
-                registry = %self.config.name, path = without_secrets(request.path()), others = refused.count(),
-                "a znode cannot be read; what was known of it stands"
-            );
+        if let Some(sent) = self.sent.pop_front() {
+            self.batching.answered(sent, bytes);
         }
     }
 
@@ -440,6 +499,7 @@ impl Watcher {
         if !self.tree.has_batch() {
             return Batch {
                 stale: std::mem::take(&mut self.stale),
+                absent: std::mem::take(&mut self.absent),
                 ..Batch::default()
             };
         }
@@ -478,14 +538,15 @@ impl Watcher {
                 if refused(in_flight) {
                     return Some(End::Unsupported);
                 }
-                self.forget_requests(in_flight);
+                let reason = self.forget_requests(in_flight);
                 self.begin = None;
                 self.metrics.connected.set(0);
-                self.lost(CONNECTION_LOST.to_owned());
+                self.lost(reason);
                 self.give_up = Some(Instant::now() + RECONNECT);
             }
-            Signal::Reconnected => {
+            Signal::Reconnected { read_only } => {
                 self.forget_requests(in_flight);
+                self.read_only = read_only;
                 self.metrics.connected.set(1);
                 self.give_up = None;
                 info!(
@@ -503,20 +564,34 @@ impl Watcher {
         None
     }
 
-    /// What was asked on a connection that is gone is never answered.
-    fn forget_requests(&mut self, in_flight: &mut InFlight) {
+    /// What was asked on a connection that is gone is never answered. Why it may have gone.
+    fn forget_requests(&mut self, in_flight: &mut InFlight) -> String {
         self.connections += 1;
         in_flight.clear();
         self.metrics.reads_in_flight.set(0);
+        self.interrupted()
     }
 
-    async fn send(&mut self, link: &mut impl Link, in_flight: &mut InFlight) -> Result<(), String> {
+    /// The connection ended with these batches unanswered: one that is too large for a server is ended so.
+    fn interrupted(&mut self) -> String {
+        let largest = self.sent.drain(..).map(|size| size.bytes).max();
+        match largest.filter(|bytes| self.batching.interrupted(*bytes)) {
+            None => CONNECTION_LOST.to_owned(),
+            Some(bytes) => format!(
+                "{CONNECTION_LOST} while a request of {bytes} bytes waited for its answer; the next ones are \
+                 smaller, in case the server's jute.maxbuffer is small"
+            ),
+        }
+    }
+
+    fn send(&mut self, link: &mut impl Link, in_flight: &mut InFlight) {
         while in_flight.len() < BATCHES_IN_FLIGHT {
-            let requests = self.tree.requests(self.batch, BATCH_BYTES);
+            let limit = self.batching.limit();
+            let requests = self.tree.requests(limit.requests, limit.bytes);
             if requests.is_empty() {
                 break;
             }
-            link.prepare(&requests).await?;
+            self.sent.push_back(Size::of(&requests));
             let sent = i64::try_from(requests.len()).unwrap_or(i64::MAX);
             self.metrics.reads_in_flight.add(sent);
             self.metrics.reads.inc_by(sent.unsigned_abs());
@@ -530,7 +605,6 @@ impl Watcher {
                 .boxed(),
             );
         }
-        Ok(())
     }
 }
 
@@ -538,17 +612,6 @@ impl Watcher {
 fn refused(in_flight: &mut InFlight) -> bool {
     let mut answers = std::iter::from_fn(|| in_flight.next().now_or_never().flatten());
     answers.any(|answer| matches!(answer, Err(Failure::Unsupported)))
-}
-
-/// Doubles while replies are small, and shrinks to what keeps them below the bound.
-fn next_batch(batch: usize, bytes: usize) -> usize {
-    if bytes > REPLY_BYTES {
-        (batch * REPLY_BYTES / bytes).max(1)
-    } else if bytes > REPLY_BYTES / 4 {
-        batch
-    } else {
-        (batch * 2).min(BATCH)
-    }
 }
 
 /// Closes the sessions where nothing is to follow on them. Nothing is in flight any more.

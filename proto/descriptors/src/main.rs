@@ -27,17 +27,21 @@ const INCLUDES: [&str; 7] = [
 ];
 
 /// What a rendered resource can hold, typed Anys included, and the services that are reflected.
-const ROOTS: [&str; 27] = [
+const ROOTS: [&str; 32] = [
     "envoy/config/cluster/v3/cluster.proto",
     "envoy/config/endpoint/v3/endpoint.proto",
     "envoy/config/listener/v3/listener.proto",
     "envoy/config/route/v3/route.proto",
     "envoy/config/bootstrap/v3/bootstrap.proto",
     "envoy/extensions/clusters/aggregate/v3/cluster.proto",
+    "envoy/extensions/common/matching/v3/extension_matcher.proto",
+    "envoy/extensions/filters/common/matcher/action/v3/skip_action.proto",
     "envoy/extensions/filters/http/fault/v3/fault.proto",
+    "envoy/extensions/filters/http/header_mutation/v3/header_mutation.proto",
     "envoy/extensions/filters/http/on_demand/v3/on_demand.proto",
     "envoy/extensions/filters/http/router/v3/router.proto",
     "envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager.proto",
+    "envoy/extensions/http/header_formatters/preserve_case/v3/preserve_case.proto",
     "envoy/extensions/load_balancing_policies/client_side_weighted_round_robin/v3/client_side_weighted_round_robin.proto",
     "envoy/extensions/load_balancing_policies/least_request/v3/least_request.proto",
     "envoy/extensions/load_balancing_policies/maglev/v3/maglev.proto",
@@ -55,6 +59,7 @@ const ROOTS: [&str; 27] = [
     "envoy/service/load_stats/v3/lrs.proto",
     "envoy/service/route/v3/rds.proto",
     "envoy/service/status/v3/csds.proto",
+    "envoy/type/matcher/v3/http_inputs.proto",
 ];
 
 fn main() -> anyhow::Result<()> {

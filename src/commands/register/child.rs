@@ -12,7 +12,10 @@ use std::{
 };
 
 use anyhow::Context;
-use rustix::process::{Pid, Signal, kill_process_group};
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
 use tokio::{process, sync::mpsc, time::sleep};
 
 /// From SIGTERM to SIGKILL.
@@ -41,7 +44,7 @@ impl Child {
         let id = process.id().and_then(|id| i32::try_from(id).ok());
         Ok(Self {
             process,
-            group: id.and_then(Pid::from_raw),
+            group: id.map(Pid::from_raw),
             told: false,
         })
     }
@@ -74,16 +77,16 @@ impl Child {
             return Ok(status);
         }
         if hurry {
-            self.kill(Signal::KILL);
+            self.kill(Signal::SIGKILL);
             return self.process.wait().await;
         }
-        self.kill(Signal::TERM);
+        self.kill(Signal::SIGTERM);
         tokio::select! {
             status = self.process.wait() => return status,
             () = sleep(GRACE) => tracing::warn!("the command does not stop; killing it"),
             Some(signal) = signals.recv() => tracing::warn!(signal, "killing the command"),
         }
-        self.kill(Signal::KILL);
+        self.kill(Signal::SIGKILL);
         self.process.wait().await
     }
 
@@ -97,7 +100,7 @@ impl Child {
     /// Its id is still its own: it was not waited for yet.
     fn kill(&self, signal: Signal) {
         if let Some(group) = self.group
-            && let Err(error) = kill_process_group(group, signal)
+            && let Err(error) = killpg(group, signal)
         {
             tracing::debug!(%error, "cannot signal the command");
         }

@@ -1,6 +1,6 @@
 use anyhow::Context;
 use clap::Parser;
-use rustix::process::test_kill_process;
+use nix::sys::signal::kill;
 use tokio::time::sleep;
 
 use super::*;
@@ -162,11 +162,11 @@ async fn a_signal_deregisters_before_the_command_is_stopped() {
     let hold = |stop: CancellationToken| async move {
         sender.send("SIGTERM").await?;
         stop.cancelled().await;
-        test_kill_process(pid).context("the command was stopped first")
+        kill(pid, None).context("the command was stopped first")
     };
     let code = supervise(hold, Some(child), signals).await.unwrap();
     is(code, 128 + 15);
-    assert!(test_kill_process(pid).is_err());
+    assert!(kill(pid, None).is_err());
 }
 
 #[tokio::test]
@@ -184,7 +184,7 @@ async fn a_registration_that_fails_stops_the_command() {
     let hold = |_| async { Err(anyhow!("not authorized")) };
     let error = supervise(hold, Some(child), signals).await.unwrap_err();
     assert_eq!(error.to_string(), "not authorized");
-    assert!(test_kill_process(pid).is_err());
+    assert!(kill(pid, None).is_err());
 }
 
 #[tokio::test]
@@ -217,4 +217,15 @@ fn a_command_that_does_not_exist_is_named() {
     let _guard = runtime.enter();
     let error = Child::start(&"no-such-program".into(), &[]).unwrap_err();
     assert!(format!("{error:#}").starts_with("cannot start `no-such-program`: "));
+}
+
+#[tokio::test]
+async fn what_a_server_could_not_read_is_refused_with_its_reason() {
+    let refused = async |args: Args| {
+        let resolved = args.checked().unwrap().resolved().await;
+        format!("{:#}", resolved.unwrap_err())
+    };
+    let long = format!("key={}", "x".repeat(64 * 1024));
+    let error = refused(parse(&["--meta", &long]).unwrap()).await;
+    assert!(error.contains("at most 65536 are read"), "{error}");
 }

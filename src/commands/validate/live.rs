@@ -134,10 +134,11 @@ impl Tree {
 
 impl Live {
     pub fn run(&self, configs: &[Config]) -> anyhow::Result<ExitCode> {
-        let registries = configs.iter().flat_map(|config| &config.registries);
         let mut reports = Vec::new();
-        for registry in registries {
-            reports.push(block_on(self.look_at(registry))?);
+        for config in configs {
+            for at in 0..config.registries.len() {
+                reports.push(block_on(self.look_at(config, at))?);
+            }
         }
         output::print_as(self.output, &reports, || {
             reports.iter().map(Report::render).collect()
@@ -150,8 +151,9 @@ impl Live {
         })
     }
 
-    async fn look_at(&self, registry: &config::Registry) -> anyhow::Result<Report> {
-        let loaded = zookeeper::load(app::zookeeper_config(registry), self.wait).await?;
+    async fn look_at(&self, config: &Config, at: usize) -> anyhow::Result<Report> {
+        let registry = &config.registries[at];
+        let loaded = zookeeper::load(app::zookeeper_config(config, at), self.wait).await?;
         let mut survey = Survey::new(
             app::registry_config(registry),
             self.limits,

@@ -12,7 +12,9 @@ impl Checker<'_> {
             "registryShare",
             "minimum",
             "holdFor",
+            "linger",
             "degraded",
+            "probe",
         ];
         let section = self.subsection(part, &keys);
         let or = Guard::default();
@@ -27,7 +29,9 @@ impl Checker<'_> {
             ),
             minimum: self.value(section.get("minimum"), value::count, or.minimum),
             hold_for: self.value(section.get("holdFor"), value::guard_time, or.hold_for),
+            linger: self.value(section.get("linger"), value::linger, or.linger),
             degraded: self.switch(section.get("degraded"), or.degraded),
+            probe: self.switch(section.get("probe"), or.probe),
         }
     }
 }

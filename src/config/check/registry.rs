@@ -174,7 +174,7 @@ impl Checker<'_> {
         }
     }
 
-    fn texts(
+    pub(super) fn texts(
         &mut self,
         part: Option<&(Part, &Node)>,
         check: fn(&str) -> Result<String, String>,

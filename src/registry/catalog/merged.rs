@@ -152,7 +152,7 @@ fn served<'p>(
 ) -> Option<&'p Arc<Instance>> {
     let mut all = parts.iter().filter_map(|(view, part)| {
         let instance = part.instances.get(socket)?;
-        Some((view.holds.get(name, socket).is_some(), instance))
+        Some((!view.is_registered(name, socket), instance))
     });
     let (held, first) = all.next()?;
     if !held {

@@ -5,8 +5,9 @@
 //! instance, of the interface itself or of one group and version of it. The protocol is told in the
 //! metadata; an interface that is exported over several has instances of all of them. Source: Dubbo's
 //! `URL`, `URLStrParser`, `AbstractLoadBalance` (weight and warm-up), `UrlUtils` (`enabled`) and
-//! `RegistryDirectory` (`disabled`).
+//! `RegistryDirectory` (`disabled`). dubbo-go writes times and weights its own way, see [`go`].
 
+mod go;
 mod url;
 
 use std::collections::BTreeMap;
@@ -19,7 +20,7 @@ use super::{
     json::missing,
 };
 use crate::{
-    model::Health,
+    model::{Health, Weight},
     registry::{
         reason::{Reason, quoted},
         registration::{Decoded, Registration, WarmUp},
@@ -96,8 +97,12 @@ impl Format for Dubbo {
             id: Some(socket(&host, port)),
             host,
             port,
-            weight: field::weight(url.value("weight").as_ref())?,
-            warm_up: warm_up(url.get("timestamp"), url.get("warmup")),
+            weight: weight(&url)?,
+            warm_up: if is_dubbo_go(&url) {
+                go::warm_up(url.get("timestamp"), url.get("warmup"))
+            } else {
+                warm_up(url.get("timestamp"), url.get("warmup"))
+            },
             zone: field::text("zone", url.value("zone").as_ref())?,
             health: health(
                 url.value("enabled").as_ref(),
@@ -133,6 +138,18 @@ fn part(url: &Url) -> Option<String> {
     (!parts.is_empty()).then(|| field::folded(parts.join(":")))
 }
 
+/// dubbo-go writes 0 where no weight was set, and its own settings take 0 for none.
+fn weight(url: &Url) -> Result<Weight, Reason> {
+    let weight = field::weight(url.value("weight").as_ref())?;
+    let is_unset = weight == Weight::DRAIN && is_dubbo_go(url);
+    Ok(if is_unset { Weight::default() } else { weight })
+}
+
+fn is_dubbo_go(url: &Url) -> bool {
+    let release = url.get("release");
+    release.is_some_and(|release| release.starts_with("dubbo-golang"))
+}
+
 /// None for one that started in an unknown time or wants none. A time that is no number counts as
 /// none: Dubbo's clients fall back as well.
 pub(super) fn warm_up(timestamp: Option<&str>, warm_up: Option<&str>) -> Option<WarmUp> {
@@ -158,8 +175,10 @@ pub(super) fn health(enabled: Option<&Value>, disabled: Option<&Value>) -> Resul
 fn metadata(url: Url) -> BTreeMap<String, String> {
     let methods = url.get("methods").unwrap_or_default();
     let of_method = |key: &str| {
-        key.split_once('.')
-            .is_some_and(|(method, _)| methods.split(',').any(|m| m == method))
+        key.split_once('.').is_some_and(|(method, _)| {
+            // dubbo-go writes `methods.NAME.` before the key.
+            method == "methods" || methods.split(',').any(|m| m == method)
+        })
     };
     let told = |key: &str, value: &str| {
         !UNTOLD.contains(&key) && value.len() <= VALUE_MAX && !of_method(key)

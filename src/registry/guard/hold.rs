@@ -32,6 +32,14 @@ pub struct Trip {
     pub target: usize,
 }
 
+/// An instance that went within the window and was not held; with its service as it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gone {
+    pub at: Time,
+    pub service: Arc<Service>,
+    pub instance: Arc<Instance>,
+}
+
 /// What is held of a service.
 #[derive(Clone, Debug)]
 pub struct Hold {
@@ -44,7 +52,7 @@ pub struct Hold {
     order: OrdMap<Turn, Socket>,
 }
 
-/// An instance that is not registered any more.
+/// An instance that is no longer registered, or was not written within its time to live.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
     /// As it is served.
@@ -57,11 +65,12 @@ pub struct Held {
 /// What a former process held of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resumed {
-    pub service: Arc<str>,
+    /// What it is beside its instances.
+    pub service: Arc<Service>,
     /// How many there were.
     pub target: usize,
-    /// With the times since when.
-    pub held: Vec<(Socket, Time)>,
+    /// In the order in which they went, with the times since when.
+    pub held: Vec<(Arc<Instance>, Time)>,
 }
 
 impl Holds {
@@ -87,6 +96,21 @@ impl Holds {
         let added = before.order.diff(&self.order).filter_map(added);
         added.filter_map(|(name, socket): (&Arc<str>, &Socket)| {
             Some((Arc::clone(name), self.get(name, *socket)?))
+        })
+    }
+
+    /// As a later process takes it on.
+    pub fn resumable(&self) -> impl Iterator<Item = Resumed> {
+        self.services.values().map(|hold| {
+            let order = hold.order.values();
+            let held = order.filter_map(|socket| hold.held.get(socket));
+            Resumed {
+                service: Arc::clone(&hold.service),
+                target: hold.target,
+                held: held
+                    .map(|held| (Arc::clone(&held.instance), held.since))
+                    .collect(),
+            }
         })
     }
 
@@ -187,9 +211,9 @@ pub(super) fn overlaid(
     };
     let mut all = before.instances.clone();
     for socket in sockets {
-        let registered = base.and_then(|base| base.instances.get(*socket));
-        let kept = || hold.held.get(socket).map(|kept| &kept.instance);
-        match registered.or_else(kept) {
+        let kept = hold.held.get(socket).map(|kept| &kept.instance);
+        let registered = || base.and_then(|base| base.instances.get(*socket));
+        match kept.or_else(registered) {
             Some(instance) => all.put(Arc::clone(instance)),
             None => all.remove(*socket),
         }

@@ -1,7 +1,7 @@
 //! What operators should hear of a guard.
 //!
-//! It refuses to know who tells them and how. Invariant: of a hold there is one notice when it begins and one
-//! when it ends; services that lose something while the whole registry is held have none of their own.
+//! Invariant: of a hold there is one notice when it has begun for good and one when it ends, and none of one that
+//! was over before that; services that lose something while the whole registry is held have none of their own.
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ impl Notice {
 }
 
 /// The whole registry, or one service of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
     Registry,
     Service(Arc<str>),
@@ -48,4 +48,6 @@ pub enum Ending {
     Returned,
     Expired,
     Released,
+    /// Nothing listens at their addresses: they refuse connections.
+    Refused,
 }

@@ -25,6 +25,8 @@ enum Step {
     DeleteService(usize),
     Clear,
     Release(Option<usize>),
+    /// These addresses refuse connections.
+    Refuse(usize, Vec<u16>),
     Pass(Time),
 }
 
@@ -37,6 +39,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..3usize).prop_map(Step::DeleteService),
         1 => Just(Step::Clear),
         1 => prop::option::of(0..3usize).prop_map(Step::Release),
+        2 => (0..3usize, ports()).prop_map(|(s, p)| Step::Refuse(s, p)),
         6 => prop_oneof![0..3_000i64, 0..90_000i64].prop_map(Step::Pass),
     ]
 }
@@ -93,10 +96,14 @@ fn put(rig: &mut Rig, service: &str, ports: &[u16], weight: u32) {
     });
 }
 
+fn socket(port: u16) -> Socket {
+    (IpAddr::from([10, 0, 0, 1]), port)
+}
+
 fn delete(rig: &mut Rig, service: &str, ports: &[u16]) {
     rig.edit(service, |instances| {
         for port in ports {
-            instances.remove((IpAddr::from([10, 0, 0, 1]), *port));
+            instances.remove(socket(*port));
         }
     });
 }
@@ -112,13 +119,21 @@ fn take(rig: &mut Rig, step: &Step) -> Changes {
         Step::DeleteService(service) => drop(rig.mirrored.remove(SERVICES[*service])),
         Step::Clear => rig.mirrored = Services::new(),
         Step::Release(service) => return rig.guard.release(service.map(|s| SERVICES[s])),
+        Step::Refuse(service, ports) => {
+            let sockets = ports.iter().map(|port| socket(*port)).collect();
+            let refused = [(SERVICES[*service].into(), sockets)].into();
+            return rig.guard.refused(&refused);
+        }
         Step::Pass(time) => {
             rig.now += time;
             return rig.guard.tick(rig.now);
         }
     }
     let whole = matches!(step, Step::Clear);
-    rig.tell(Cause { whole, known: None })
+    rig.tell(Cause {
+        whole,
+        ..Cause::default()
+    })
 }
 
 /// What is registered is published as it is, the rest of what is published is held, and `changes` tells of
@@ -194,7 +209,7 @@ proptest! {
             let changes = take(&mut rig, step);
             check(&rig, &before, &changes)?;
             let now = rig.now;
-            if matches!(step, Step::Pass(_) | Step::Release(_)) {
+            if matches!(step, Step::Pass(_) | Step::Release(_) | Step::Refuse(..)) {
                 // An end that was asked for is accepted.
                 for name in changes.keys() {
                     let gone = count(before.get(name)) - count(rig.guard.published().get(name));

@@ -12,7 +12,7 @@ use std::{
 
 use super::make::{Part, Registered};
 use crate::{
-    model::{Instance, Socket},
+    model::{Health, Instance, Socket, Weight},
     registry::{
         Rejected,
         reason::{Reason, quoted_path},
@@ -37,6 +37,8 @@ pub(super) struct Base {
     pub parts: BTreeMap<Arc<str>, Roster>,
     /// The znodes that hold factors for the weights of others.
     weighing: BTreeSet<Arc<str>>,
+    /// How many providers of Dubbo's there are by part.
+    dubbo: BTreeMap<Part, Providers>,
     /// Whether what is wrong with its znodes is shown.
     pub listed: bool,
 }
@@ -73,15 +75,44 @@ pub(super) enum Good {
     Factors(Vec<Factor>),
 }
 
+/// Providers of Dubbo's that can serve, by whether they have a weight.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Providers {
+    weighted: usize,
+    unweighted: usize,
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Many {
     pub registered: Registered,
     pub made: Vec<(Part, Arc<Instance>)>,
     pub due: Option<i64>,
     pub trouble: Option<Reason>,
+    /// A host name whose first look-up is not finished.
+    pub waits: Option<Arc<str>>,
 }
 
 impl Good {
+    /// The part and the registered weight of each of Dubbo's providers that can serve.
+    fn providers(&self) -> Vec<(Part, Weight)> {
+        let serves = |health: &Health| matches!(health, Health::Healthy | Health::Degraded);
+        match self {
+            Self::One(instance)
+                if instance.origin.format == "dubbo" && serves(&instance.health) =>
+            {
+                vec![(None, instance.weight)]
+            }
+            Self::Many(many) if many.registered.is_dubbo() => {
+                let all = many.registered.instances.iter();
+                let serving = all.filter(|decoded| serves(&decoded.health));
+                serving
+                    .map(|decoded| (decoded.part.as_deref().map(Arc::from), decoded.weight))
+                    .collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
     pub fn instances(&self) -> impl Iterator<Item = (Option<&Arc<str>>, &Arc<Instance>)> {
         let (one, many) = match self {
             Self::One(instance) => (Some(instance), None),
@@ -123,6 +154,7 @@ impl Base {
             own: Roster::default(),
             parts: BTreeMap::new(),
             weighing: BTreeSet::new(),
+            dubbo: BTreeMap::new(),
             listed: false,
         }
     }
@@ -148,6 +180,41 @@ impl Base {
     /// Whether weights are multiplied here.
     pub fn weighs(&self) -> bool {
         !self.weighing.is_empty()
+    }
+
+    /// Whether all of Dubbo's providers weigh 0: then Dubbo sends requests to all of them alike.
+    pub fn is_even(&self, part: Option<&str>) -> bool {
+        let of = |(key, _): &(&Part, &Providers)| key.as_deref() == part;
+        let providers = self.dubbo.iter().find(of);
+        providers.is_some_and(|(_, providers)| providers.weighted == 0 && providers.unweighted > 0)
+    }
+
+    /// The parts of which all providers weigh 0.
+    pub fn even_parts(&self) -> BTreeSet<Part> {
+        let even = self
+            .dubbo
+            .keys()
+            .filter(|part| self.is_even(part.as_deref()));
+        even.cloned().collect()
+    }
+
+    /// Counts the providers of a znode that comes, or goes.
+    fn count(&mut self, good: &Good, comes: bool) {
+        for (part, weight) in good.providers() {
+            let providers = self.dubbo.entry(part.clone()).or_default();
+            let count = match weight {
+                Weight::DRAIN => &mut providers.unweighted,
+                _ => &mut providers.weighted,
+            };
+            *count = if comes {
+                *count + 1
+            } else {
+                count.saturating_sub(1)
+            };
+            if *providers == Providers::default() {
+                self.dubbo.remove(&part);
+            }
+        }
     }
 
     pub fn factors(&self) -> Vec<&Factor> {
@@ -178,6 +245,7 @@ impl Base {
         if let Good::Factors(_) = entry.good {
             self.weighing.insert(Arc::clone(znode));
         }
+        self.count(&entry.good, true);
         touches.znodes.insert(Arc::clone(znode));
         self.entries.insert(Arc::clone(znode), entry);
         before
@@ -192,8 +260,17 @@ impl Base {
             touches.socket(part, instance);
         }
         self.weighing.remove(&znode);
+        self.count(&before.good, false);
         touches.znodes.insert(znode);
         Some(before)
+    }
+
+    /// The host name of the znode whose first look-up is not finished.
+    pub fn waits(&self, znode: &str) -> Option<&Arc<str>> {
+        match &self.entries.get(znode)?.good {
+            Good::Many(many) => many.waits.as_ref(),
+            _ => None,
+        }
     }
 
     /// Why the znode is left out, or what of it is.

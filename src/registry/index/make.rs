@@ -36,7 +36,7 @@ pub(super) struct Maker {
     pub source: Arc<Source>,
     pub shape: Shape,
     pub priority: u8,
-    /// Who did not write for that long is not served.
+    /// What was not written for that long is not served, if no session holds it.
     pub ttl: Option<Duration>,
     /// Whether the mirror is known to be what ZooKeeper holds; while it may be old nothing lapses.
     pub fresh: bool,
@@ -54,12 +54,24 @@ pub(super) struct Registered {
     pub alive: Option<i64>,
     /// Its time to live was over, and nothing was written since.
     pub lapsed: bool,
+    /// What the wall clock showed beyond the steady one when the znode was first read: times that others wrote
+    /// are compared by that, so that setting the wall clock later changes no weight.
+    pub epoch: i64,
 }
 
 impl Registered {
+    /// Whether Dubbo wrote it, at either level.
+    pub fn is_dubbo(&self) -> bool {
+        let revision = |decoded: &Decoded| decoded.metadata.contains_key("dubbo.metadata.revision");
+        self.format == "dubbo" || self.instances.iter().any(revision)
+    }
+
     /// It arrives after `past`: if it was written since, it lives from `now` on. Whose clock wrote it
     /// does not matter.
     pub fn arrives(&mut self, past: Option<&Good>, now: i64) {
+        if let Some(Good::Many(many)) = past {
+            self.epoch = many.registered.epoch;
+        }
         match past {
             Some(Good::Many(many)) if many.registered.stat.mzxid == self.stat.mzxid => {
                 self.alive = many.registered.alive;
@@ -74,12 +86,14 @@ impl Registered {
 #[derive(Debug, Default)]
 pub(super) struct Made {
     pub instances: Vec<(Part, Instance)>,
-    /// When it will be something else, in milliseconds since the epoch.
+    /// When it will be something else.
     pub due: Option<i64>,
     /// Its time to live is over.
     pub lapsed: bool,
     /// Why some of it is left out.
     pub trouble: Option<Reason>,
+    /// A host name whose first look-up is not finished.
+    pub waits: Option<Arc<str>>,
 }
 
 impl Maker {
@@ -87,10 +101,11 @@ impl Maker {
         &self,
         service: &str,
         registered: &Registered,
-        factors: &[&Factor],
+        base: &Base,
         names: &Names,
         now: i64,
     ) -> Made {
+        let factors = base.factors();
         let mut made = Made::default();
         let expiry = self.expiry(registered);
         made.due = expiry.filter(|at| *at > now);
@@ -103,19 +118,26 @@ impl Maker {
                 continue;
             }
             let addresses = match addresses(&decoded.host, names) {
-                Ok(addresses) => addresses,
-                Err(reason) => {
+                Addresses::Known(addresses) => addresses,
+                Addresses::Failed(reason) => {
                     made.trouble = Some(reason);
                     continue;
                 }
+                Addresses::Pending(name) => {
+                    made.waits = Some(Arc::clone(name));
+                    continue;
+                }
             };
-            let (weight, due) = weight(decoded, registered, factors, now);
+            let (weight, due) = match decoded.weight {
+                Weight::DRAIN if base.is_even(decoded.part.as_deref()) => (Weight::default(), None),
+                _ => weight(decoded, registered, &factors, now),
+            };
             made.due = made.due.into_iter().chain(due).min();
             for address in addresses {
                 let mut instance = self.instance(registered, decoded.clone(), address);
                 instance.weight = weight;
                 if made.lapsed {
-                    instance.health = Health::Disabled("not written within its TTL".into());
+                    instance.health = Health::lapsed();
                 }
                 let part: Part = decoded.part.as_deref().map(Arc::from);
                 let same =
@@ -147,32 +169,43 @@ impl Maker {
                 format: registered.format,
                 czxid: registered.stat.czxid,
                 mzxid: registered.stat.mzxid,
-                session: registered.stat.ephemeral_owner,
+                session: registered.stat.session().unwrap_or_default(),
             },
         }
     }
 
+    /// Whether a registration may lapse: where a session holds the znode, that says how long it lives.
+    fn lapses(&self, registered: &Registered) -> bool {
+        self.ttl.is_some() && registered.stat.session().is_none()
+    }
+
     /// When a znode counts as abandoned. Nobody could write while ZooKeeper was away: then nothing expires.
     fn expiry(&self, registered: &Registered) -> Option<i64> {
-        let ttl = self.ttl.filter(|_| self.fresh && !registered.lapsed)?;
+        let may = self.fresh && !registered.lapsed && self.lapses(registered);
+        let ttl = self.ttl.filter(|_| may)?;
         let ttl = i64::try_from(ttl.as_millis()).ok()?;
         Some(registered.alive?.saturating_add(ttl))
     }
 }
 
-fn addresses(host: &Host, names: &Names) -> Result<Vec<IpAddr>, Reason> {
+/// What is known of the addresses of a host.
+enum Addresses<'h> {
+    Known(Vec<IpAddr>),
+    Failed(Reason),
+    /// The name's first look-up is not finished.
+    Pending(&'h Arc<str>),
+}
+
+fn addresses<'h>(host: &'h Host, names: &Names) -> Addresses<'h> {
     match host {
-        Host::Ip(address) => Ok(vec![*address]),
+        Host::Ip(address) => Addresses::Known(vec![*address]),
         Host::Name(name) => match names.addresses(name) {
-            Some(Ok(addresses)) => Ok(addresses.clone()),
-            Some(Err(why)) => Err(Reason::new(format!(
+            Some(Ok(addresses)) => Addresses::Known(addresses.clone()),
+            Some(Err(why)) => Addresses::Failed(Reason::new(format!(
                 "host name {} cannot be resolved: {why}",
                 quoted(name)
             ))),
-            None => Err(Reason::new(format!(
-                "host name {} is being resolved",
-                quoted(name)
-            ))),
+            None => Addresses::Pending(name),
         },
     }
 }
@@ -185,7 +218,10 @@ fn weight(
     now: i64,
 ) -> (Weight, Option<i64>) {
     let (weight, due) = match decoded.warm_up {
-        Some(warm_up) if decoded.weight != Weight::DRAIN => warmed(decoded.weight, warm_up, now),
+        Some(warm_up) if decoded.weight != Weight::DRAIN => {
+            let since = warm_up.since.saturating_sub(registered.epoch);
+            warmed(decoded.weight, WarmUp { since, ..warm_up }, now)
+        }
         _ => (decoded.weight, None),
     };
     let fitting = factors
@@ -239,7 +275,7 @@ pub(super) fn made(
     now: i64,
 ) -> Good {
     let past: Vec<_> = past.into_iter().flat_map(Good::instances).collect();
-    if maker.ttl.is_none()
+    if !maker.lapses(&registered)
         && !base.weighs()
         && let Some((decoded, address)) = lone(&mut registered)
     {
@@ -251,7 +287,7 @@ pub(super) fn made(
     let Title::Named(service) = &base.title else {
         return Good::None;
     };
-    let made = maker.make(service, &registered, &base.factors(), names, now);
+    let made = maker.make(service, &registered, base, names, now);
     registered.lapsed = made.lapsed;
     let instances = made.instances.into_iter().map(|(part, new)| {
         let kept = past
@@ -272,6 +308,7 @@ pub(super) fn made(
         registered,
         due: made.due,
         trouble: made.trouble,
+        waits: made.waits,
     }))
 }
 
@@ -283,9 +320,10 @@ fn lone(registered: &mut Registered) -> Option<(Decoded, std::net::IpAddr)> {
                 part: None,
                 host: Host::Ip(address),
                 warm_up: None,
+                weight,
                 ..
             },
-        ] => {
+        ] if *weight != Weight::DRAIN || !registered.is_dubbo() => {
             let address = *address;
             let decoded = registered.instances.pop()?;
             Some((decoded, address))
@@ -320,6 +358,7 @@ pub(super) fn unmade(instance: &Instance) -> Registered {
         instances: vec![decoded],
         alive: None,
         lapsed: false,
+        epoch: 0,
     }
 }
 

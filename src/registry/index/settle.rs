@@ -201,7 +201,19 @@ impl Index {
         for znode in znodes {
             let base = self.bases.get(service).filter(|_| listed);
             let rejection = base.and_then(|base| base.rejection(&znode));
+            let waits = base.and_then(|base| base.waits(&znode)).cloned();
             self.list(&znode, rejection);
+            self.wait(&znode, waits);
+        }
+    }
+
+    /// Lists a znode as waiting for a host name, or not.
+    fn wait(&mut self, znode: &str, name: Option<Arc<str>>) {
+        let View { waiting, .. } = &mut self.view;
+        match name {
+            Some(name) => drop(waiting.insert(self.config.path(znode), name)),
+            None if waiting.is_empty() => {}
+            None => drop(waiting.remove(&self.config.path(znode))),
         }
     }
 
@@ -211,7 +223,7 @@ impl Index {
         if rejection.is_none() && rejected.is_empty() {
             return;
         }
-        let path = format!("{}/{path}", self.config.root.trim_end_matches('/'));
+        let path = self.config.path(path);
         match rejection {
             None => {
                 rejected.remove(&path);

@@ -54,14 +54,16 @@ fn any_picture() -> impl Strategy<Value = Picture> {
         znodes: (znodes.into_iter())
             .map(|(path, znode)| (Arc::<str>::from(path), znode))
             .collect(),
-        addresses: (names.into_iter())
-            .map(|(name, addresses)| (Arc::<str>::from(name), Arc::<[IpAddr]>::from(addresses)))
-            .collect(),
-        ..Picture::default()
+        kept: Kept {
+            addresses: (names.into_iter())
+                .map(|(name, addresses)| (Arc::<str>::from(name), Arc::<[IpAddr]>::from(addresses)))
+                .collect(),
+            ..Kept::default()
+        },
     })
 }
 
-/// Five of six instances held, one of them on IPv6.
+/// Five of six instances held, one of them on IPv6, and one that went after them and was not held.
 fn holding() -> Picture {
     let instance = |port: u16| {
         let address = if port == 3 {
@@ -70,18 +72,27 @@ fn holding() -> Picture {
             [10, 0, 0, 1].into()
         };
         Arc::new(Instance {
-            own_id: None,
+            own_id: (port == 2).then(|| "i-2".into()),
             address,
             port,
-            weight: Weight::default(),
-            zone: None,
+            weight: Weight::new(u32::from(port) * 100).unwrap(),
+            zone: (port == 4).then(|| "z".into()),
             health: Health::Healthy,
             priority: 0,
-            metadata: Metadata::default(),
+            metadata: match port {
+                5 => BTreeMap::from([("version".to_owned(), "2".to_owned())]).into(),
+                _ => Metadata::default(),
+            },
             origin: Origin {
+                source: Arc::new(Source {
+                    registry: "main".into(),
+                    root: "/services".into(),
+                }),
                 znode: format!("a/{port}").into(),
                 format: "plain",
-                ..Origin::default()
+                czxid: 3,
+                mzxid: 4,
+                session: -5,
             },
         })
     };
@@ -98,52 +109,95 @@ fn holding() -> Picture {
     let changed = || Changes::from([("a".into(), Touched::All)]);
     guard.apply(&services(1..=6), changed(), 1_000, Cause::default());
     guard.apply(&services(6..=6), changed(), 2_000, Cause::default());
-    let znode = |data: &str| {
-        Arc::new(Znode {
-            stat: Stat::default(),
-            data: data.as_bytes().into(),
-            bad: false,
-            good: None,
-        })
+    let znode = Znode {
+        stat: Stat::default(),
+        data: (*b"there").into(),
+        bad: false,
+        good: None,
     };
-    let gone = (1..=9).map(|port| (Arc::from(format!("a/{port}")), znode("gone")));
+    let instance = instance(9);
+    let service = Arc::clone(&guard.holds().services["a"].service);
     Picture {
-        znodes: OrdMap::from_iter([(Arc::from("a/6"), znode("there"))]),
-        gone: gone.filter(|(path, _)| &**path != "a/6").collect(),
-        holds: guard.holds().clone(),
-        addresses: Addresses::unit("db".into(), [IpAddr::from([10, 0, 0, 1])].into()),
+        znodes: OrdMap::unit(Arc::from("a/6"), Arc::new(znode)),
+        kept: Kept {
+            holds: guard.holds().clone(),
+            recent: [Gone {
+                at: 3_000,
+                service,
+                instance,
+            }]
+            .into_iter()
+            .collect(),
+            addresses: Addresses::unit("db".into(), [IpAddr::from([10, 0, 0, 1])].into()),
+            unseen: None,
+        },
+    }
+}
+
+fn stamp_of(time: i64) -> Stamp {
+    Stamp {
+        boot: [7; 16],
+        at: time.into(),
     }
 }
 
 #[test]
-fn what_is_held_is_kept_with_its_znodes_and_what_else_is_gone_is_not() {
-    let (_, restored) = decode(&encode(&identity(), 7, &holding())).unwrap();
-    let gone: Vec<_> = restored.picture.gone.keys().map(|path| &**path).collect();
-    assert_eq!(gone, ["a/1", "a/2", "a/3", "a/4", "a/5"]);
-    let [service] = &restored.held[..] else {
-        panic!("one service");
+fn what_is_held_and_what_went_lately_is_kept_as_it_was_served() {
+    let picture = holding();
+    let (_, stamp, restored) = decode(&encode(&identity(), &stamp_of(7), &picture)).unwrap();
+    assert_eq!(stamp, stamp_of(7));
+    let holds = &picture.kept.holds;
+    assert_eq!(restored.trip, holds.trip);
+    let bare = |mut resumed: Resumed| {
+        Arc::make_mut(&mut resumed.service).instances = Instances::default();
+        resumed
     };
-    assert_eq!(
-        (&*service.service, service.target, service.held.len()),
-        ("a", 6, 5)
-    );
-    assert!(
-        service
-            .held
-            .contains(&((Ipv6Addr::LOCALHOST.into(), 3), 2_000))
-    );
-    assert_eq!(
-        restored.trip,
-        Some(Trip {
-            since: 2_000,
-            target: 6
-        })
-    );
+    let held: Vec<_> = holds.resumable().map(bare).collect();
+    assert_eq!((held.len(), held[0].held.len()), (1, 5));
+    assert_eq!(restored.held, held);
+    let [gone] = &restored.recent[..] else {
+        panic!("one went lately");
+    };
+    assert_eq!((gone.at, gone.instance.port), (3_000, 9));
+}
+
+#[test]
+fn times_are_those_of_the_clock_that_reads_them() {
+    let read = |now: Stamp| {
+        let (_, stamp, restored) =
+            decode(&encode(&identity(), &stamp_of(10_000), &holding())).unwrap();
+        let restored = restored.since(&stamp, &now);
+        (
+            restored.away,
+            restored.trip.unwrap().since,
+            restored.recent[0].at,
+        )
+    };
+    // The machine went on, whatever its wall clock says.
+    let mut now = stamp_of(15_000);
+    now.at.wall = 99_000_000;
+    assert_eq!(read(now), (5_000, 2_000, 3_000));
+    // It was started again: eight seconds were left behind, and a minute is gone by the wall clock.
+    let now = Stamp {
+        boot: [8; 16],
+        at: Moment {
+            time: 500,
+            wall: 70_000,
+        },
+    };
+    assert_eq!(read(now), (60_000, 500 - 68_000, 500 - 67_000));
+}
+
+#[test]
+fn the_stamp_can_be_written_alone() {
+    let mut bytes = encode(&identity(), &stamp_of(7), &holding());
+    bytes[STAMP].copy_from_slice(&stamp(&stamp_of(-9)));
+    assert_eq!(decode(&bytes).unwrap().1, stamp_of(-9));
 }
 
 #[test]
 fn another_version_is_told_apart_from_a_broken_file() {
-    let mut bytes = encode(&identity(), 7, &Picture::default());
+    let mut bytes = encode(&identity(), &stamp_of(7), &Picture::default());
     bytes[MAGIC.len()] = 9;
     assert_eq!(decode(&bytes).unwrap_err(), DecodeError::Version(9));
     assert_eq!(decode(b"{}").unwrap_err(), DecodeError::Foreign);
@@ -152,7 +206,7 @@ fn another_version_is_told_apart_from_a_broken_file() {
 
 #[test]
 fn a_cut_or_changed_file_is_refused_wherever_it_is() {
-    let bytes = encode(&identity(), 7, &holding());
+    let bytes = encode(&identity(), &stamp_of(7), &holding());
     for end in 0..bytes.len() {
         assert!(decode(&bytes[..end]).is_err(), "{end}");
     }
@@ -166,11 +220,12 @@ fn a_cut_or_changed_file_is_refused_wherever_it_is() {
 proptest! {
     #[test]
     fn a_state_reads_back_as_it_was(picture in any_picture(), written in any::<i64>()) {
-        let (of, restored) = decode(&encode(&identity(), written, &picture)).unwrap();
+        let bytes = encode(&identity(), &stamp_of(written), &picture);
+        let (of, stamp, restored) = decode(&bytes).unwrap();
         prop_assert_eq!(of, identity());
-        prop_assert_eq!(restored.known, written);
+        prop_assert_eq!(stamp, stamp_of(written));
         prop_assert_eq!(restored.picture.znodes, picture.znodes);
-        prop_assert_eq!(restored.picture.addresses, picture.addresses);
+        prop_assert_eq!(restored.picture.kept.addresses, picture.kept.addresses);
     }
 
     /// With a checksum that fits, so that what is behind it is reached.
@@ -179,13 +234,14 @@ proptest! {
         body in prop::collection::vec(any::<u8>(), 0..200),
         (at, byte) in (any::<prop::sample::Index>(), any::<u8>()),
     ) {
-        let mut changed = encode(&identity(), 7, &holding());
+        let mut changed = encode(&identity(), &stamp_of(7), &holding());
         changed.truncate(changed.len() - CHECKSUM);
         let at = at.index(changed.len());
         changed[at] = byte;
-        let made = [MAGIC, &[2][..], &body[..]].concat();
+        let made = [MAGIC, &[3][..], &stamp(&stamp_of(7)), &body[..]].concat();
         for mut bytes in [made, changed] {
-            bytes.extend_from_slice(&xxh3_128(&bytes).to_le_bytes());
+            let checksum = xxh3_128(&bytes[STAMP.end..]);
+            bytes.extend_from_slice(&checksum.to_le_bytes());
             let _ = decode(&bytes);
         }
     }
@@ -220,9 +276,9 @@ fn a_hundred_thousand_instances_take_few_bytes_each() {
         ..Picture::default()
     };
     let began = std::time::Instant::now();
-    let bytes = encode(&identity(), 7, &picture);
+    let bytes = encode(&identity(), &stamp_of(7), &picture);
     let encoded = began.elapsed();
-    let (_, restored) = decode(&bytes).unwrap();
+    let (.., restored) = decode(&bytes).unwrap();
     println!(
         "{} bytes; encoded in {encoded:?}, and decoded by {:?}",
         bytes.len(),

@@ -1,9 +1,14 @@
 //! Behaviours 23–33: increments.
 
+use std::time::Duration;
+
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
 use super::{Mesh, ResourceType::*, TYPES, rejection, told};
-use crate::xds::status::State;
+use crate::xds::{
+    rejection::{FIRST_PAUSE, LONGEST_PAUSE},
+    status::State,
+};
 
 #[test]
 fn line_23_empty_lists_in_the_first_request_are_the_wildcard() {
@@ -384,9 +389,58 @@ fn line_32_what_was_rejected_is_not_sent_again_until_it_changes() {
             );
             mesh.put(kind, "a@2");
             assert_eq!(client.next_acked(), told(kind, &["a@2"]));
+            assert_eq!(client.silent().status(kind).state, State::Error, "b@1");
+            mesh.pass(FIRST_PAUSE);
+            assert_eq!(client.next_acked(), told(kind, &["b@1"]));
             assert_eq!(client.silent().status(kind).state, State::Synced);
         }
     }
+}
+
+#[test]
+fn line_32_what_was_rejected_is_offered_again_at_growing_pauses() {
+    for kind in TYPES {
+        let mesh = Mesh::of(kind, &["a@1", "b@1"]);
+        let mut client = mesh.delta();
+        client.subscribe(kind, &["a"]).settle();
+        client.subscribe(kind, &["b"]);
+        assert_eq!(client.next(), told(kind, &["b@1"]));
+        let since = mesh.now();
+        client.nack(kind).silent();
+        for (round, pause) in [5, 10, 20, 40, 80, 160, 300, 300].into_iter().enumerate() {
+            mesh.pass(Duration::from_secs(pause - 1));
+            assert_eq!(client.silent().deadline(), Some(Duration::from_secs(1)));
+            mesh.pass(Duration::from_secs(1));
+            assert_eq!(client.next(), told(kind, &["b@1"]));
+            client.nack(kind).silent();
+            let status = client.status(kind);
+            let count = u32::try_from(round).unwrap() + 2;
+            assert_eq!(
+                (status.rejected_since, status.rejections),
+                (Some(since), count)
+            );
+        }
+        mesh.pass(LONGEST_PAUSE);
+        assert_eq!(client.next_acked(), told(kind, &["b@1"]));
+        let status = client.silent().status(kind);
+        assert_eq!((status.state, status.rejected_since), (State::Synced, None));
+        assert_eq!(client.deadline(), None);
+    }
+}
+
+#[test]
+fn line_32_what_went_or_is_no_longer_wanted_is_not_offered_again() {
+    let mesh = Mesh::of(Cluster, &["a@1", "b@1"]);
+    let mut client = mesh.delta();
+    client.subscribe(Cluster, &["a", "b"]);
+    client.next();
+    client.nack(Cluster).silent();
+    client.unsubscribe(Cluster, &["b"]).silent();
+    mesh.remove(Cluster, "a");
+    assert_eq!(client.next_acked(), told(Cluster, &[]).removing(&["a"]));
+    assert_eq!(client.status(Cluster).state, State::Synced);
+    mesh.pass(FIRST_PAUSE);
+    client.silent();
 }
 
 #[test]

@@ -61,7 +61,8 @@ impl Sidecar {
             type_url: kind.type_url().into(),
             ..request
         };
-        self.stream.request(request).unwrap();
+        let now = std::time::Instant::now();
+        self.stream.request(request, now).unwrap();
         self
     }
 

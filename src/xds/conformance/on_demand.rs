@@ -1,7 +1,11 @@
 //! Behaviours 46–48: virtual hosts and clusters on demand, and errors of single resources.
 
 use envoy_types::pb::{
-    envoy::{config::core::v3::Node, service::discovery::v3::DeltaDiscoveryResponse},
+    envoy::{
+        config::core::v3::{BuildVersion, Node, node::UserAgentVersionType},
+        service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+        r#type::v3::SemanticVersion,
+    },
     google::protobuf::{Struct, Value, value::Kind},
 };
 use prost::Message;
@@ -60,6 +64,33 @@ fn read(client: &mut DeltaClient) -> Vec<(String, Vec<String>, bool)> {
 
 fn answer(name: &str, aliases: &[&str], there: bool) -> (String, Vec<String>, bool) {
     (name.to_owned(), strings(aliases), there)
+}
+
+#[test]
+fn line_46_an_envoy_that_rejects_virtual_hosts_over_ads_gets_everything_and_a_note() {
+    let of = |minor_number| {
+        let version = SemanticVersion {
+            major_number: 1,
+            minor_number,
+            patch: 4,
+        };
+        let build = BuildVersion {
+            version: Some(version),
+            metadata: None,
+        };
+        let request = DeltaDiscoveryRequest {
+            node: Some(Node {
+                user_agent_version_type: Some(UserAgentVersionType::UserAgentBuildVersion(build)),
+                ..wishing(Some(true))
+            }),
+            ..DeltaDiscoveryRequest::default()
+        };
+        request.client(false, false).unwrap()
+    };
+    let (old, new) = (of(36), of(37));
+    assert!(!old.profile.on_demand && new.profile.on_demand);
+    assert!(old.note.unwrap().contains("Envoy 1.36"));
+    assert_eq!(new.note, None);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use envoy_types::pb::{envoy::service::discovery::v3::DiscoveryRequest, google::rpc::Status};
 
 use super::{Mesh, ResourceType::*, TYPES, rejection, told};
-use crate::xds::status::State;
+use crate::xds::{rejection::FIRST_PAUSE, status::State};
 
 fn of_type(type_url: &str) -> DiscoveryRequest {
     DiscoveryRequest {
@@ -398,6 +398,42 @@ fn line_20_a_rejected_version_is_not_sent_again() {
         assert_eq!(client.next_acked(), told(kind, &["a@2"]));
         client.silent();
     }
+}
+
+#[test]
+fn line_20_what_was_rejected_is_offered_again_at_growing_pauses() {
+    for kind in TYPES {
+        let mesh = Mesh::of(kind, &["a@1"]);
+        let mut client = mesh.sotw();
+        client.ask(kind, &["a"]);
+        assert_eq!(client.next(), told(kind, &["a@1"]));
+        let since = mesh.now();
+        client.nack(kind).silent();
+        mesh.pass(FIRST_PAUSE);
+        assert_eq!(client.next(), told(kind, &["a@1"]));
+        client.nack(kind).silent();
+        let status = client.status(kind);
+        assert_eq!((status.rejected_since, status.rejections), (Some(since), 2));
+        mesh.pass(FIRST_PAUSE);
+        client.silent();
+        mesh.pass(FIRST_PAUSE);
+        assert_eq!(client.next_acked(), told(kind, &["a@1"]));
+        let status = client.silent().status(kind);
+        assert_eq!((status.state, status.rejected_since), (State::Synced, None));
+    }
+}
+
+#[test]
+fn line_20_an_offer_of_clusters_is_followed_by_the_endpoints_of_those_that_were_new() {
+    let mesh = Mesh::of(Cluster, &["a@1", "b@1"]).with(Endpoint, &["a@1", "b@1"]);
+    let mut client = mesh.sotw();
+    client.ask(Cluster, &[]).ask(Endpoint, &["a", "b"]).settle();
+    mesh.put(Cluster, "a@2");
+    assert_eq!(client.next(), told(Cluster, &["a@2", "b@1"]));
+    client.nack(Cluster).settle();
+    mesh.pass(FIRST_PAUSE);
+    let offer = [told(Cluster, &["a@2", "b@1"]), told(Endpoint, &["a@1"])];
+    assert_eq!(client.settle(), offer);
 }
 
 #[test]

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use zookeeper_client::{Client, Error};
 
 use super::{Security, material::Material};
-use crate::zookeeper::session::{Ensemble, Trouble, any_time_up_to};
+use crate::zookeeper::session::{Ensemble, Trouble, Unopened, any_time_up_to};
 
 /// How often files are looked at; each time a little later or sooner, so that replicas do not do it
 /// in step.
@@ -65,9 +65,9 @@ impl Access {
     }
 
     /// One attempt, with what the files hold, or in turns with what worked before they changed.
-    pub async fn open(&mut self) -> Result<Opened, String> {
+    pub async fn open(&mut self, read_only: bool) -> Result<Opened, Unopened> {
         let with = self.choose(read(&self.security).await)?;
-        let client = self.ensemble.open(&with).await?;
+        let client = self.ensemble.open(&with, read_only).await?;
         Ok(Opened { client, with })
     }
 
@@ -107,6 +107,20 @@ impl Access {
         let before = self.proven.as_ref().filter(|_| turn % 2 == 1);
         let chosen = before.or(self.usable.as_ref()).cloned();
         chosen.ok_or_else(|| "there are no credentials".to_owned())
+    }
+
+    /// Ready once the ensemble has a quorum again, with a session that is not read-only.
+    pub fn writable(&self, with: Arc<Material>) -> BoxFuture<'static, Opened> {
+        let ensemble = self.ensemble.clone();
+        async move {
+            loop {
+                sleep(LOOK / 2 + any_time_up_to(LOOK)).await;
+                if let Ok(client) = ensemble.open(&with, false).await {
+                    return Opened { client, with };
+                }
+            }
+        }
+        .boxed()
     }
 
     /// Ready once the files hold something else than `with` does and a session with that works: it may
@@ -233,7 +247,8 @@ impl Lookout {
     }
 
     async fn open(&self, with: &Material) -> Result<Client, String> {
-        let client = self.ensemble.open(with).await?;
+        let opened = self.ensemble.open(with, false).await;
+        let client = opened.map_err(|unopened| unopened.reason)?;
         let Some(root) = &self.root else {
             return Ok(client);
         };

@@ -57,7 +57,7 @@ impl Audit {
                 break;
             };
             if self.open.contains(&check) {
-                bytes += check.path().len();
+                bytes += check.size();
                 batch.push(check);
             }
         }

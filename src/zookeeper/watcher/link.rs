@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use zookeeper_client::{EventType, OneshotWatcher, PersistentWatcher, Stat};
+use zookeeper_client::{Client, EventType, OneshotWatcher, PersistentWatcher, SessionState, Stat};
 
 use crate::{
     registry,
@@ -20,7 +20,9 @@ pub(super) enum Signal {
     /// Watches and requests are gone; the session may come back.
     Disconnected,
     /// The session came back, without watches.
-    Reconnected,
+    Reconnected {
+        read_only: bool,
+    },
     /// Only a new session will do.
     Expired,
     Ended(String),
@@ -31,6 +33,8 @@ pub(super) enum Signal {
 pub(super) enum Failure {
     /// The server knows no recursive watches.
     Unsupported,
+    /// The server is overloaded and refused the request; it may be sent again.
+    Throttled,
     Lost(String),
 }
 
@@ -43,11 +47,11 @@ pub(super) struct Answers {
 }
 
 pub(super) trait Link {
+    /// The session.
+    fn client(&self) -> &Arc<Client>;
+
     /// The next event or change of state. Loses nothing when it is dropped while it waits.
     fn signal(&mut self) -> impl Future<Output = Signal> + Send;
-
-    /// Makes room for what `requests` will need. `Err` says what was lost.
-    fn prepare(&mut self, requests: &[Request]) -> impl Future<Output = Result<(), String>> + Send;
 
     /// Sends all requests as one, in order; to be polled in the order of the calls.
     fn call(&mut self, requests: Vec<Request>) -> BoxFuture<'static, Result<Answers, Failure>>;
@@ -55,7 +59,7 @@ pub(super) trait Link {
     /// Keeps the watches of an answer.
     fn accept(&mut self, answers: Answers) -> Vec<(Request, Reply)>;
 
-    /// Closes every session. Nothing may be in flight any more.
+    /// Closes the session. Nothing may be in flight any more.
     fn close(self) -> impl Future<Output = ()> + Send;
 }
 
@@ -104,6 +108,11 @@ impl Paths {
             names.retain(|name| name != "zookeeper");
         }
     }
+}
+
+/// Whether the session is of a server that has no quorum. Such a server answers reads alone, and no `sync`.
+pub(super) fn is_read_only(client: &Client) -> bool {
+    client.state() == SessionState::ConnectedReadOnly
 }
 
 pub(super) fn stat(stat: &Stat) -> registry::Stat {

@@ -1,92 +1,96 @@
 //! The link to servers before 3.6: a watch for each list and each leaf, that one change uses up.
 //!
-//! Such a server drops connections that send `multiRead` (or `addWatch`, once it has refused it), so reads go one by one, pipelined.
-//! A client that re-arms more than 128 KiB of watch paths after a reconnect loses every connection
-//! again, so the watches are spread over sessions, each well below that, and any trouble with one
-//! session ends the link: the machine begins anew on new sessions. Where there are several, their
-//! servers may lag behind each other, and each batch of reads is sent behind a `sync`; so is the list
-//! of the root, with which a load begins: a server that lags must not show an older past.
+//! Such a server drops connections that send `multiRead` (or `addWatch`, once it has refused it), so reads
+//! go one by one, pipelined. All watches are on one session, however many they are. The client cannot set
+//! more than 128 KiB of watch paths again when it reconnects within a session: it would lose every
+//! connection it makes until the session expires. So it never gets to reconnect: it runs on a runtime of
+//! its own, which ends with the link, and the link ends with the first loss of the connection. The machine
+//! then begins anew on a new session, as it has to after any loss. The list of the root, with which a load
+//! begins, is sent behind a `sync`: a server that lags must not show an older past.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{
     FutureExt, StreamExt,
-    future::{self, BoxFuture},
+    future::{self, BoxFuture, OptionFuture},
     stream::FuturesUnordered,
 };
-use zookeeper_client::{Client, Error, EventType, OneshotWatcher, SessionState, WatchedEvent};
+use tokio::runtime::{self, Runtime};
+use zookeeper_client::{
+    Client, Error, EventType, OneshotWatcher, SessionState, StateWatcher, WatchedEvent,
+};
 
 use super::{
     Watcher,
-    link::{Answers, Failure, Link, Paths, Signal, change, refusal, stat},
+    link::{Answers, Failure, Link, Paths, Signal, change, is_read_only, refusal, stat},
 };
 use crate::{
     registry::layout::{Layout, Role},
     zookeeper::{
         security::material::Material,
-        session::{self, Ensemble},
+        session::{self, Unopened},
         tree::{Reply, Request},
     },
 };
 
-/// Of watch paths in one session: the limit is 128 KiB, and a path may briefly count twice.
-const SESSION_BYTES: usize = 64 * 1024;
-
 pub(super) struct OneShot {
-    ensemble: Ensemble,
-    with: Arc<Material>,
     paths: Arc<Paths>,
     layout: Layout,
-    sessions: Vec<Session>,
-    /// Which session holds the watch that a request sets.
-    assigned: HashMap<Request, usize>,
+    // Before the runtime: a watcher whose client has ended must not be polled.
     watches: FuturesUnordered<BoxFuture<'static, (Arc<str>, WatchedEvent)>>,
-    states: FuturesUnordered<BoxFuture<'static, SessionState>>,
+    state: StateWatcher,
+    client: Arc<Client>,
+    _runtime: OwnRuntime,
 }
 
-struct Session {
-    client: Arc<Client>,
-    bytes: usize,
+/// Ends what runs on it, at once, when it is dropped.
+struct OwnRuntime(Option<Runtime>);
+
+impl OwnRuntime {
+    fn start() -> std::io::Result<Self> {
+        let mut builder = runtime::Builder::new_multi_thread();
+        let runtime = (builder
+            .worker_threads(1)
+            .thread_name("zookeeper-old")
+            .enable_all())
+        .build();
+        runtime.map(|runtime| Self(Some(runtime)))
+    }
+}
+
+impl Drop for OwnRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl OneShot {
-    /// Beside the session that `watcher` has already.
-    pub fn new(client: Arc<Client>, with: Arc<Material>, watcher: &Watcher) -> Self {
-        let mut link = Self {
-            ensemble: watcher.access.ensemble.clone(),
-            with,
+    /// On a new session.
+    pub async fn open(
+        watcher: &Watcher,
+        with: &Arc<Material>,
+        read_only: bool,
+    ) -> Result<Self, Unopened> {
+        let no_thread = |error| Unopened::from(format!("cannot start a thread: {error}"));
+        let runtime = OwnRuntime::start().map_err(no_thread)?;
+        let (ensemble, with) = (watcher.access.ensemble.clone(), Arc::clone(with));
+        let opening = async move { ensemble.open(&with, read_only).await };
+        let opened = match &runtime.0 {
+            Some(runtime) => runtime.spawn(opening).await,
+            None => return Err(Unopened::from("there is no runtime".to_owned())),
+        };
+        let client = opened.unwrap_or_else(|error| Err(Unopened::from(error.to_string())))?;
+        Ok(Self {
             paths: Arc::clone(&watcher.paths),
             layout: watcher.config.layout.clone(),
-            sessions: Vec::new(),
-            assigned: HashMap::new(),
             watches: FuturesUnordered::new(),
-            states: FuturesUnordered::new(),
-        };
-        link.add(client);
-        link
-    }
-
-    fn add(&mut self, client: Arc<Client>) {
-        let mut state = client.state_watcher();
-        (self.states).push(async move { state.changed().await }.boxed());
-        self.sessions.push(Session { client, bytes: 0 });
-    }
-
-    /// Opens one more session, and says which it is.
-    async fn open(&mut self) -> Result<usize, String> {
-        let opened = self.ensemble.open(&self.with).await;
-        let client = opened.map_err(|error| format!("one more session: {error}"))?;
-        self.add(Arc::new(client));
-        Ok(self.sessions.len() - 1)
-    }
-
-    fn length(&self, request: &Request) -> usize {
-        let mut path = String::new();
-        self.paths.absolute(request.path(), &mut path).len()
+            state: client.state_watcher(),
+            client: Arc::new(client),
+            _runtime: runtime,
+        })
     }
 
     fn is_leaf(&self, path: &str) -> bool {
@@ -102,22 +106,18 @@ impl OneShot {
             Request::Read(path) => self.is_leaf(path),
         }
     }
-
-    fn release(&mut self, request: &Request) {
-        if let Some(session) = self.assigned.remove(request) {
-            self.sessions[session].bytes -= self.length(request);
-        }
-    }
 }
 
 impl Link for OneShot {
+    fn client(&self) -> &Arc<Client> {
+        &self.client
+    }
+
     async fn signal(&mut self) -> Signal {
         loop {
             let (path, event) = tokio::select! {
                 biased;
-                Some(state) = self.states.next() => {
-                    return ended(state);
-                }
+                state = self.state.changed() => return ended(state),
                 Some(fired) = self.watches.next(), if !self.watches.is_empty() => fired,
             };
             if event.event_type == EventType::Session {
@@ -129,132 +129,84 @@ impl Link for OneShot {
         }
     }
 
-    async fn prepare(&mut self, requests: &[Request]) -> Result<(), String> {
-        for request in requests {
-            if !self.sets_watch(request) || self.assigned.contains_key(request) {
-                continue;
-            }
-            let length = self.length(request);
-            let fits = |session: &Session| session.bytes + length <= SESSION_BYTES;
-            let session = if let Some(session) = self.sessions.iter().rposition(fits) {
-                session
-            } else {
-                self.open().await?
-            };
-            self.sessions[session].bytes += length;
-            self.assigned.insert(request.clone(), session);
-        }
-        Ok(())
-    }
-
     fn call(&mut self, requests: Vec<Request>) -> BoxFuture<'static, Result<Answers, Failure>> {
-        // An inner znode is read on the session that lists it, and a check goes where the watch is, so
-        // that the two are in order.
-        let session = |request: &Request| {
-            let path: Arc<str> = Arc::from(request.path());
-            let held = (self.assigned.get(request))
-                .or_else(|| self.assigned.get(&Request::List(Arc::clone(&path))))
-                .or_else(|| self.assigned.get(&Request::Read(path)));
-            held.copied().unwrap_or(0)
-        };
         let calls: Vec<_> = (requests.into_iter())
-            .map(|request| Call {
-                session: session(&request),
-                watch: self.sets_watch(&request),
-                request,
-            })
+            .map(|request| (self.sets_watch(&request), request))
             .collect();
-        let clients: Vec<_> = self
-            .sessions
-            .iter()
-            .map(|s| Arc::clone(&s.client))
-            .collect();
-        send(clients, Arc::clone(&self.paths), calls).boxed()
+        send(Arc::clone(&self.client), Arc::clone(&self.paths), calls).boxed()
     }
 
     fn accept(&mut self, answers: Answers) -> Vec<(Request, Reply)> {
         for (path, watcher) in answers.one_shot {
             (self.watches).push(async move { (path, watcher.changed().await) }.boxed());
         }
-        for (request, reply) in &answers.replies {
-            if *reply == Reply::Absent {
-                self.release(request);
-            }
-        }
         answers.replies
     }
 
     async fn close(self) {
         let Self {
-            sessions, watches, ..
+            client,
+            watches,
+            _runtime: runtime,
+            ..
         } = self;
-        // Sessions first: a watcher that is dropped before would send a removal of its own.
-        let clients = sessions
-            .into_iter()
-            .filter_map(|s| Arc::into_inner(s.client));
-        future::join_all(clients.map(session::close)).await;
+        // The session first: a watcher that is dropped before would send a removal of its own.
+        if let Some(client) = Arc::into_inner(client) {
+            session::close(client).await;
+        }
         drop(watches);
+        drop(runtime);
     }
 }
 
 fn ended(state: SessionState) -> Signal {
     match state {
         SessionState::Expired => Signal::Expired,
-        state => Signal::Ended(format!("a session is {state}")),
+        SessionState::Disconnected => Signal::Ended(super::CONNECTION_LOST.to_owned()),
+        state => Signal::Ended(format!("the session ended: {state}")),
     }
-}
-
-struct Call {
-    session: usize,
-    watch: bool,
-    request: Request,
 }
 
 async fn send(
-    clients: Vec<Arc<Client>>,
+    client: Arc<Client>,
     paths: Arc<Paths>,
-    calls: Vec<Call>,
+    calls: Vec<(bool, Request)>,
 ) -> Result<Answers, Failure> {
     let mut root = String::new();
     let root = paths.absolute("", &mut root);
-    let begins =
-        (calls.iter()).any(|call| matches!(&call.request, Request::List(path) if path.is_empty()));
-    let used: BTreeSet<usize> = calls.iter().map(|call| call.session).collect();
-    // A session's requests are answered in their order, so none of these is waited for before.
-    let syncs: Vec<_> = (used.into_iter())
-        .filter(|_| clients.len() > 1 || begins)
-        .map(|session| clients[session].sync(root))
-        .collect();
-    let answers = calls
-        .iter()
-        .map(|call| one(&clients[call.session], &paths, call));
-    let (synced, answered) = future::join(future::join_all(syncs), future::join_all(answers)).await;
-    for sync in synced {
-        sync.map_err(|error| Failure::Lost(error.to_string()))?;
-    }
+    let begins = (calls.iter())
+        .any(|(_, request)| matches!(request, Request::List(path) if path.is_empty()));
+    // Answered in order, so none of these is waited for before the next is sent.
+    let synced = (begins && !is_read_only(&client)).then(|| client.sync(root));
+    let answers = (calls.iter()).map(|(watch, request)| one(&client, &paths, request, *watch));
+    let (synced, answered) =
+        future::join(OptionFuture::from(synced), future::join_all(answers)).await;
+    synced
+        .transpose()
+        .map_err(|error| Failure::Lost(format!("cannot catch up with the leader: {error}")))?;
     let mut answers = Answers::default();
-    for (call, answered) in calls.into_iter().zip(answered) {
+    for ((_, request), answered) in calls.into_iter().zip(answered) {
         let (reply, watcher) = answered?;
-        let path = Arc::from(call.request.path());
+        let path = Arc::from(request.path());
         (answers.one_shot).extend(watcher.map(|watcher| (path, watcher)));
-        answers.replies.push((call.request, reply));
+        answers.replies.push((request, reply));
     }
     Ok(answers)
 }
 
 type Answered = Result<(Reply, Option<OneshotWatcher>), Failure>;
 
-async fn one(client: &Client, paths: &Paths, call: &Call) -> Answered {
+async fn one(client: &Client, paths: &Paths, request: &Request, watch: bool) -> Answered {
     let mut path = String::new();
-    let relative = call.request.path();
+    let relative = request.path();
     let path = paths.absolute(relative, &mut path);
-    let answer = match &call.request {
+    let answer = match request {
         Request::Watch => return Err(Failure::Unsupported),
         Request::List(_) => list(client, path).await,
         Request::CheckList(_) => {
             (client.list_children(path).await).map(|names| (Reply::Children(names), None))
         }
-        Request::Read(_) | Request::CheckRead(_) => read(client, path, call.watch).await,
+        Request::Read(_) | Request::CheckRead(_) => read(client, path, watch).await,
     };
     match answer {
         Ok((Reply::Children(mut names), watcher)) => {
@@ -262,7 +214,7 @@ async fn one(client: &Client, paths: &Paths, call: &Call) -> Answered {
             Ok((Reply::Children(names), watcher))
         }
         Ok(answer) => Ok(answer),
-        Err(Error::NoNode) if relative.is_empty() && call.watch => await_root(client, path).await,
+        Err(Error::NoNode) if relative.is_empty() && watch => await_root(client, path).await,
         Err(error) => Ok((refusal(path, error)?, None)),
     }
 }

@@ -5,23 +5,28 @@
 //! machine begins anew. The old watch is dropped after the new one stands: dropped first, the client
 //! would remove all watches of the path, the new one among them.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{
     FutureExt,
-    future::{self, BoxFuture},
+    future::{self, BoxFuture, OptionFuture},
 };
+use tokio::time::sleep;
 use zookeeper_client::{
     AddWatchMode, Client, Error, EventType, MultiReadResult, PersistentWatcher, SessionState,
     StateWatcher, WatchedEvent,
 };
 
-use super::link::{Answers, Failure, Link, Paths, Signal, change, refusal, stat};
+use super::link::{Answers, Failure, Link, Paths, Signal, change, is_read_only, refusal, stat};
 use crate::zookeeper::{
     session,
     tree::{Reply, Request},
 };
+
+/// How long a request waits that the server refused for its load, at first and at most.
+const THROTTLED: Duration = Duration::from_millis(50);
+const THROTTLED_MOST: Duration = Duration::from_secs(1);
 
 pub(super) struct Recursive {
     client: Arc<Client>,
@@ -44,7 +49,8 @@ impl Recursive {
     fn session_signal(state: SessionState) -> Signal {
         match state {
             SessionState::Disconnected => Signal::Disconnected,
-            SessionState::SyncConnected | SessionState::ConnectedReadOnly => Signal::Reconnected,
+            SessionState::SyncConnected => Signal::Reconnected { read_only: false },
+            SessionState::ConnectedReadOnly => Signal::Reconnected { read_only: true },
             SessionState::Expired => Signal::Expired,
             state => Signal::Ended(format!("the session ended: {state}")),
         }
@@ -52,6 +58,10 @@ impl Recursive {
 }
 
 impl Link for Recursive {
+    fn client(&self) -> &Arc<Client> {
+        &self.client
+    }
+
     async fn signal(&mut self) -> Signal {
         loop {
             let Some(watcher) = &mut self.watcher else {
@@ -74,10 +84,6 @@ impl Link for Recursive {
                 return Signal::Event(change, path.to_owned());
             }
         }
-    }
-
-    async fn prepare(&mut self, _requests: &[Request]) -> Result<(), String> {
-        Ok(())
     }
 
     fn call(&mut self, requests: Vec<Request>) -> BoxFuture<'static, Result<Answers, Failure>> {
@@ -114,12 +120,14 @@ async fn arm(client: Arc<Client>, paths: Arc<Paths>) -> Result<Answers, Failure>
     let root = paths.absolute("", &mut path);
     // Behind the `sync` the load cannot be older than what the leader had when it began, however far
     // behind the server was that this session found.
+    let sync = (!is_read_only(&client)).then(|| client.sync(root));
     let (synced, watching) = future::join(
-        client.sync(root),
+        OptionFuture::from(sync),
         client.watch(root, AddWatchMode::PersistentRecursive),
     )
     .await;
-    synced.map_err(|error| Failure::Lost(format!("cannot catch up with the leader: {error}")))?;
+    (synced.transpose())
+        .map_err(|error| Failure::Lost(format!("cannot catch up with the leader: {error}")))?;
     match watching {
         Ok(watcher) => Ok(Answers {
             replies: vec![(Request::Watch, Reply::Watching)],
@@ -131,15 +139,38 @@ async fn arm(client: Arc<Client>, paths: Arc<Paths>) -> Result<Answers, Failure>
     }
 }
 
+/// Sends the requests until the server takes them: one that is overloaded may refuse what waited too long.
 async fn read(
     client: Arc<Client>,
     paths: Arc<Paths>,
     requests: Vec<Request>,
 ) -> Result<Answers, Failure> {
+    let mut pause = THROTTLED;
+    loop {
+        match read_once(&client, &paths, &requests).await {
+            Err(Failure::Throttled) => sleep(pause).await,
+            Err(failure) => return Err(failure),
+            Ok(replies) => {
+                let replies = requests.into_iter().zip(replies).collect();
+                return Ok(Answers {
+                    replies,
+                    ..Answers::default()
+                });
+            }
+        }
+        pause = (pause * 2).min(THROTTLED_MOST);
+    }
+}
+
+async fn read_once(
+    client: &Client,
+    paths: &Paths,
+    requests: &[Request],
+) -> Result<Vec<Reply>, Failure> {
     let mut reader = client.new_multi_reader();
     let mut path = String::new();
     let mut refused = Vec::with_capacity(requests.len());
-    for request in &requests {
+    for request in requests {
         let path = paths.absolute(request.path(), &mut path);
         let added = match request {
             Request::List(_) | Request::CheckList(_) => reader.add_get_children(path),
@@ -150,22 +181,18 @@ async fn read(
             Err(error) => Some(refusal(path, error)?),
         });
     }
-    let results = reader.commit().await;
-    let mut results = results
-        .map_err(|error| Failure::Lost(error.to_string()))?
-        .into_iter();
-    let mut replies = Vec::with_capacity(requests.len());
-    for (request, refused) in requests.into_iter().zip(refused) {
-        let reply = match refused {
-            Some(reply) => reply,
-            None => reply(&paths, &request, results.next())?,
-        };
-        replies.push((request, reply));
-    }
-    Ok(Answers {
-        replies,
-        ..Answers::default()
-    })
+    let mut results = match reader.commit().await {
+        Ok(results) => results.into_iter(),
+        Err(Error::Throttled) => return Err(Failure::Throttled),
+        Err(error) => return Err(Failure::Lost(error.to_string())),
+    };
+    let replies = requests.iter().zip(refused);
+    replies
+        .map(|(request, refused)| match refused {
+            Some(reply) => Ok(reply),
+            None => reply(paths, request, results.next()),
+        })
+        .collect()
 }
 
 fn reply(

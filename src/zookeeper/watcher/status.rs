@@ -7,15 +7,20 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{info, warn};
+use zookeeper_client::Client;
 
-use super::Watcher;
+use super::{Watcher, absent::Beside, link::is_read_only};
 use crate::{
     registry::Batch,
     zookeeper::{
-        Status,
+        Error, READ_ONLY, Status,
         tree::{Phase, Tally},
     },
 };
+
+/// `setAcl` replaces an ACL, so what is there has to be written again.
+const ADD_READ: &str = "add read permission for MeshKeeper's user, or world:anyone:r, to the ACLs of the root and of \
+     what is below it (setAcl replaces an ACL: write the entries that getAcl shows, and this one)";
 
 impl Watcher {
     pub(super) fn completed(&mut self, first: bool, found: Tally) {
@@ -25,6 +30,8 @@ impl Watcher {
         self.access.works(&self.with);
         let took = self.pacing.end(now);
         self.metrics.load_seconds.observe(took.as_secs_f64());
+        // Nothing can be written there, so nothing lapses that is not written.
+        self.stale |= self.read_only;
         let took_ms = millis(took);
         let registry = &self.config.name;
         let Tally {
@@ -53,17 +60,32 @@ impl Watcher {
         Some(millis(lasted))
     }
 
+    pub(super) fn established(&mut self, client: &Client) {
+        self.read_only = is_read_only(client);
+        self.metrics.connected.set(1);
+        self.metrics.sessions.inc();
+        let registry = &self.config.name;
+        info!(
+            %registry, session = %client.session_id(), timeout = ?client.session_timeout(),
+            outage_ms = self.outage(), "ZooKeeper session established"
+        );
+        if self.read_only {
+            warn!(%registry, "{READ_ONLY}");
+        }
+    }
+
     /// There is no connection, and the log hears why: at once where the reason is new, else now and
     /// then.
     pub(super) fn lost(&mut self, reason: String) {
         if self.trouble.is_news(&reason, Instant::now()) {
             let (registry, connect) = (&self.config.name, &self.config.connect);
             if self.tree.loaded() {
-                warn!(%registry, %connect, %reason, "no connection to ZooKeeper; trying on, and what is known stays served");
+                warn!(%registry, %connect, %reason, "no connection to ZooKeeper; retrying; the last known instances stay served");
             } else {
+                let key = &self.config.connect_key;
                 warn!(
                     %registry, %connect, %reason,
-                    "no connection to ZooKeeper; trying on, and nothing is served yet: start ZooKeeper, or set registries[0].connect / --zookeeper"
+                    "no connection to ZooKeeper; retrying; nothing of this registry is served yet: start ZooKeeper, or set {key}"
                 );
             }
         }
@@ -71,24 +93,46 @@ impl Watcher {
     }
 
     /// ZooKeeper answers, but refuses to name the services.
-    pub(super) fn denied(&mut self) {
-        let root = format!(
-            "{}{}",
-            self.access.ensemble.address.chroot, self.config.root
-        );
+    pub(super) fn denied(&mut self) -> Result<(), Error> {
+        let root = self.full_root();
         let reason = format!("may not list {root}: no permission");
+        if self.once {
+            return Err(self.unreachable(format!("{reason}; {ADD_READ}")));
+        }
         if self.trouble.is_news(&reason, Instant::now()) {
             let served = if self.tree.loaded() {
-                "what is known stays served"
+                "the last known instances stay served"
             } else {
-                "nothing is served yet"
+                "nothing of this registry is served yet"
             };
             warn!(
                 registry = %self.config.name, %root, served,
-                "ZooKeeper denies us to list the root; trying on: let world:anyone read it and what is below (setAcl -R {root} world:anyone:r, beside the rights of those who register)"
+                "permission denied listing the root; retrying; {ADD_READ}"
             );
         }
         self.forget(reason);
+        Ok(())
+    }
+
+    /// There is no root, and this is there instead.
+    pub(super) fn root_is_absent(&mut self, beside: Beside) {
+        let root = self.full_root();
+        let reason = format!("`{root}` does not exist; {beside}");
+        if self.trouble.is_news(&reason, Instant::now()) {
+            warn!(registry = %self.config.name, %root, "{reason}; waiting for it to be created");
+        }
+        self.beside = Some(beside);
+        // What a server without a quorum has may be old.
+        self.absent = !self.read_only;
+    }
+
+    /// With the chroot.
+    pub(super) fn full_root(&self) -> String {
+        let chroot = &self.access.ensemble.address.chroot;
+        match &*self.config.root {
+            "/" if !chroot.is_empty() => chroot.clone(),
+            root => format!("{chroot}{root}"),
+        }
     }
 
     /// Forgets the connection, and shows why.
@@ -123,12 +167,14 @@ impl Watcher {
     pub(super) fn tell(&mut self) {
         let status = match self.tree.phase() {
             Phase::Arming | Phase::Loading => Status::Loading,
-            Phase::RootAbsent => Status::RootAbsent {
-                root: format!(
-                    "{}{}",
-                    self.access.ensemble.address.chroot, self.config.root
-                ),
+            Phase::RootAbsent => match &self.beside {
+                None => Status::Loading,
+                Some(beside) => Status::RootAbsent {
+                    root: self.full_root(),
+                    beside: beside.to_string(),
+                },
             },
+            Phase::Synced if self.read_only => Status::ReadOnly,
             Phase::Synced => Status::Synced,
             Phase::Detached | Phase::RootDenied => return self.set_loaded(),
         };

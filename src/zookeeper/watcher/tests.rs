@@ -1,13 +1,14 @@
 use super::*;
 use crate::{
     registry::Layout,
-    zookeeper::{Security, Status},
+    zookeeper::{Security, Status, tree::Reply},
 };
 
 fn watcher() -> Watcher {
     let config = Config {
         name: "main".to_owned(),
         connect: "127.0.0.1:2181".to_owned(),
+        connect_key: "registries[0].connect".to_owned(),
         root: "/services".to_owned(),
         layout: Layout::flat(),
         session_timeout: REQUEST,
@@ -40,13 +41,4 @@ fn a_load_that_was_finished_before_the_loss_is_told_before_it() {
         assert_eq!(told(&mut watcher), (true, !lost_since));
         assert_eq!(told(&mut watcher), (false, lost_since));
     }
-}
-
-#[test]
-fn batches_grow_while_replies_are_small_and_shrink_when_they_are_not() {
-    assert_eq!(next_batch(32, 6_400), 64);
-    assert_eq!(next_batch(400, 80_000), BATCH);
-    assert_eq!(next_batch(500, 2 * REPLY_BYTES), 250);
-    assert_eq!(next_batch(250, REPLY_BYTES / 2), 250);
-    assert_eq!(next_batch(3, 100 * REPLY_BYTES), 1);
 }

@@ -327,11 +327,14 @@ fn a_host_name_is_served_once_it_is_resolved_and_follows_its_addresses() {
         ["db"]
     );
     let path = "/services/s/i";
-    assert!(reason(&index, path).unwrap().contains("is being resolved"));
+    assert_eq!(reason(&index, path), None, "nothing is wrong with it");
+    assert_eq!(index.counts().rejected, 0);
+    assert_eq!(index.view().waiting[path], "db".into());
     let of = |last: &[u8]| Ok(last.iter().map(|n| [10, 0, 0, *n].into()).collect());
     assert_eq!(index.resolved("db", of(&[1, 2]), 0).len(), 1);
     assert_eq!(weights(&index, "s").len(), 2);
     assert_eq!(reason(&index, path), None);
+    assert!(index.view().waiting.is_empty());
     assert!(index.resolved("db", of(&[1, 2]), 0).is_empty());
     assert_eq!(index.resolved("db", of(&[2]), 0).len(), 1);
     assert_eq!(served(&index, "s"), ["10.0.0.2:80 i"]);
@@ -495,4 +498,83 @@ fn what_the_configuration_leaves_out_is_not_served_and_what_it_renames_is_called
     assert!(
         matches!(&health[..], [Health::Healthy, Health::Disabled(why)] if why.contains("10.9.0.1"))
     );
+}
+
+/// As [`written`], by who has that session.
+fn held_by(owner: i64, path: &str) -> Event {
+    let mut event = written(path, 0);
+    let Event::Put { stat, .. } = &mut event else {
+        unreachable!("a put");
+    };
+    stat.ephemeral_owner = owner;
+    event
+}
+
+#[test]
+fn only_what_no_session_holds_lapses() {
+    const CONTAINER: i64 = i64::MIN;
+    const TTL: i64 = (0xff_i64 << 56) | 0xea60;
+    for (owner, lapses) in [
+        (0, true),
+        (CONTAINER, true),
+        (TTL, true),
+        (0x1000_0000_2a00_0001, false),
+        (0x7e00_0000_0000_0001, false),
+    ] {
+        let mut index = mortal();
+        index.apply(whole([held_by(owner, "s/i")]), 0);
+        index.tick(60_000);
+        assert_eq!(lapsed(&index, "s"), lapses, "{owner:#x}");
+        let view = index.view();
+        let instance = view.services["s"].instances.iter().next().unwrap();
+        let session = if lapses { 0 } else { owner };
+        assert_eq!(instance.origin.session, session);
+    }
+}
+
+/// A provider of Dubbo's with these parameters.
+fn provider(port: u16, parameters: &str) -> String {
+    let parameters = parameters.replace('=', "%3D").replace('&', "%26");
+    format!("a.B/providers/dubbo%3A%2F%2F10.0.0.7%3A{port}%2Fa.B%3Fside%3Dprovider%26{parameters}")
+}
+
+fn plain_weights(index: &Index, service: &str) -> Vec<u32> {
+    let all = weights(index, service).into_iter();
+    all.map(|(_, weight)| weight).collect()
+}
+
+#[test]
+fn providers_of_dubbo_that_all_weigh_nothing_are_served_alike() {
+    let mut index = Index::new(Config {
+        layout: Layout::mixed(),
+        ..index().config
+    });
+    let [first, second] = [provider(1, "weight=0"), provider(2, "weight=0")];
+    apply(&mut index, [put(&first, "", 1, 1), put(&second, "", 2, 2)]);
+    assert_eq!(plain_weights(&index, "a.B"), [100, 100]);
+    // One that has a weight drains the others, and one that is disabled does not.
+    let third = provider(3, "weight=30");
+    assert_eq!(apply(&mut index, [put(&third, "", 3, 3)]), ["a.B"]);
+    assert_eq!(plain_weights(&index, "a.B"), [0, 0, 30]);
+    let fourth = provider(4, "weight=30&disabled=true");
+    apply(&mut index, [put(&fourth, "", 4, 4), delete(&third)]);
+    assert_eq!(plain_weights(&index, "a.B"), [100, 100, 30]);
+    // Each group and version is a service of its own.
+    let other = provider(5, "group=blue&weight=0");
+    apply(&mut index, [put(&other, "", 5, 5)]);
+    assert_eq!(plain_weights(&index, "a.B:blue"), [100]);
+    apply(&mut index, [delete(&first), put(&third, "", 6, 6)]);
+    assert_eq!(plain_weights(&index, "a.B"), [0, 30, 30]);
+    assert_eq!(plain_weights(&index, "a.B:blue"), [100]);
+    // Elsewhere a weight of 0 drains, whoever is beside it.
+    apply(
+        &mut index,
+        [put(
+            "s/i",
+            r#"{"host":"10.0.0.1","port":1,"weight":0}"#,
+            7,
+            7,
+        )],
+    );
+    assert_eq!(plain_weights(&index, "s"), [0]);
 }

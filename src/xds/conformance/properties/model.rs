@@ -14,6 +14,7 @@ use crate::{
     xds::{
         conformance::Mesh,
         held::HOLD,
+        rejection::FIRST_PAUSE,
         stream::{GATE, Response},
     },
 };
@@ -64,10 +65,10 @@ struct View {
     suppressed: bool,
     /// The last whole set.
     last: Option<Content>,
-    /// The last whole set that was rejected.
-    refused_set: Option<Content>,
-    /// What was rejected in partial responses.
-    refused: Content,
+    /// The last whole set that was rejected, and from when on it may come again.
+    refused_set: Option<(Content, Instant)>,
+    /// What was rejected in partial responses, and from when on it may come again.
+    refused: BTreeMap<String, (u64, Instant)>,
 }
 
 #[derive(Debug)]
@@ -78,6 +79,36 @@ struct Outstanding {
 }
 
 impl View {
+    /// Takes in what the client rejected.
+    fn refuse(&mut self, content: Content, until: Instant) {
+        let parts = content.iter();
+        let parts = parts.map(|(name, version)| (name.clone(), (*version, until)));
+        self.refused.extend(parts);
+        self.refused_set = Some((content, until));
+    }
+
+    /// What was rejected comes again: it may be told though the client holds it.
+    fn allow_offers(&mut self, content: &Content, now: Instant) {
+        let due = |until: &Instant| *until <= now;
+        for (name, version) in content {
+            let offered = |(refused, until): &(u64, Instant)| refused == version && due(until);
+            if self.refused.get(name).is_some_and(offered) {
+                self.refused.remove(name);
+                self.again.insert(name.clone());
+            }
+        }
+        let offered = |(refused, until): &mut (Content, Instant)| refused == content && due(until);
+        if self.refused_set.take_if(offered).is_some() {
+            self.last = None;
+            self.again.extend(content.keys().cloned());
+        }
+    }
+
+    fn was_refused(&self, name: &str, version: u64) -> bool {
+        let refused = self.refused.get(name);
+        refused.is_some_and(|(refused, _)| *refused == version)
+    }
+
     fn wants(&self, name: &str) -> bool {
         self.wildcard || self.names.contains(name)
     }
@@ -203,12 +234,12 @@ impl Model {
 
     pub fn asked(&mut self, kind: ResourceType, ask: &mut Ask, nonce: &str) {
         let rules = self.rules;
+        let until = self.mesh.now() + FIRST_PAUSE;
         let view = self.view(kind);
         if let Some(answered) = view.outstanding.take_if(|o| o.nonce == nonce)
             && ask.reject
         {
-            view.refused_set = Some(answered.content.clone());
-            view.refused.extend(answered.content);
+            view.refuse(answered.content, until);
         }
         match rules {
             Rules::StateOfTheWorld => view.subscribe_whole_or_parts(ask, is_whole(kind)),
@@ -231,6 +262,8 @@ impl Model {
             .iter()
             .map(|r| (r.name.to_string(), r.version.0))
             .collect();
+        self.view(kind).allow_offers(&content, since);
+        let view = &self.views[&kind];
         let removed = response.removed.iter().map(ToString::to_string);
         for name in content.keys().cloned().chain(removed) {
             assert!(view.wants(&name), "unwanted `{name}`: {response:?}");
@@ -269,7 +302,8 @@ impl Model {
         let view = &self.views[&kind];
         let news = view.answer || view.last.as_ref() != Some(content);
         assert!(news, "nothing new: {response:?}");
-        assert_ne!(view.refused_set.as_ref(), Some(content), "rejected before");
+        let refused = view.refused_set.as_ref().map(|(refused, _)| refused);
+        assert_ne!(refused, Some(content), "rejected before");
         let gone: Vec<_> = view
             .held
             .keys()
@@ -293,7 +327,7 @@ impl Model {
         let view = &self.views[&kind];
         assert!(!content.is_empty() || view.answer, "empty: {response:?}");
         for (name, version) in content {
-            let refused = view.refused.get(name) == Some(version);
+            let refused = view.was_refused(name, *version);
             assert!(!refused, "`{name}` was rejected before: {response:?}");
         }
         self.check_news(kind, content, response);
@@ -338,7 +372,7 @@ impl Model {
             let view = self.view(kind);
             let free = view.outstanding.is_none();
             // Clusters that are gone may be kept back in the set.
-            let same = view.refused_set.as_ref().is_some_and(|refused| {
+            let same = view.refused_set.as_ref().is_some_and(|(refused, _)| {
                 let mut known = refused.clone();
                 known.retain(|name, _| wanted.contains_key(name) || !live.contains_key(name));
                 wanted.iter().all(|(name, at)| known.get(name) == Some(at)) && known == *refused
@@ -425,10 +459,11 @@ impl Model {
         match self.rules {
             Rules::Incremental => view.held == wanted,
             Rules::StateOfTheWorld if is_whole(kind) => {
-                view.held == wanted || view.refused_set.as_ref() == Some(&wanted)
+                let refused = view.refused_set.as_ref();
+                view.held == wanted || refused.is_some_and(|(refused, _)| *refused == wanted)
             }
             Rules::StateOfTheWorld => wanted.iter().all(|(name, version)| {
-                view.held.get(name) == Some(version) || view.refused.get(name) == Some(version)
+                view.held.get(name) == Some(version) || view.was_refused(name, *version)
             }),
         }
     }
@@ -441,7 +476,7 @@ impl Model {
             assert!(!silent, "{kind:?} had no answer: {view:#?}");
             let told = |name: &&String| {
                 let version = wanted.get(*name);
-                version.is_none() || view.refused.get(*name) == version
+                version.is_none_or(|version| view.was_refused(name, *version))
             };
             let due = view.due.iter().filter(|name| match self.rules {
                 Rules::Incremental => true,
