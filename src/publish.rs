@@ -209,6 +209,8 @@ impl Publisher {
         resolved: &mut mpsc::Receiver<Vec<Resolved>>,
         refused: &mut mpsc::Receiver<Vec<SocketAddr>>,
     ) -> Option<Step> {
+        // Only waiting counts as standing still, not the work that was done before.
+        self.looked = Some(now().time);
         loop {
             let step = tokio::select! {
                 batch = batches.next() => {

@@ -244,9 +244,14 @@ impl<'a> Explanation<'a> {
             return;
         }
         let count = clients.len();
+        let why = if self.services.is_empty() {
+            "nothing is registered under this name"
+        } else {
+            "it has had no instance for long (mesh.emptyServices)"
+        };
         let _ = write!(
             self.summary,
-            "; {count} gRPC clients ask for it, and their calls fail: nothing is registered under this name"
+            "; {count} gRPC clients ask for it, and their calls fail: {why}"
         );
         clients.truncate(CLIENTS);
         self.asked_by = clients;
@@ -342,7 +347,7 @@ impl<'a> Registered<'a> {
                 _ if instance.weight == Weight::DRAIN => "draining",
                 _ => "yes",
             },
-            held_since: held.map(|held| day(held.since)),
+            held_since: held.map(|held| day(held.since + picture.epoch)),
             instance: InstanceView::of(instance, state(service, instance, picture)),
         }
     }

@@ -53,7 +53,10 @@ impl Args {
             Ok(comparison) => comparison,
             Err(error) => return refused(error),
         };
-        output::print_as(self.remote.output, &comparison, || page(&comparison))?;
+        let printed = output::print_as(self.remote.output, &comparison, || page(&comparison));
+        if let Err(error) = printed {
+            return Ok(no_comparison(&format_args!("{error:#}")));
+        }
         let parts = ["onlyLeft", "onlyRight", "differing"];
         let equal = parts.iter().all(|part| list(&comparison[*part]).is_empty());
         Ok(ExitCode::from(if equal { 0 } else { DIFFER }))

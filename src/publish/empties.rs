@@ -5,7 +5,7 @@
 //! what it finds empty is empty.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,8 +16,8 @@ pub struct Empties {
     after: Option<Duration>,
     /// The services that are rendered without an instance, each since when.
     since: HashMap<Arc<str>, Instant>,
-    /// The same in the order of time; entries that are no longer in `since` count for nothing.
-    queue: VecDeque<(Instant, Arc<str>)>,
+    /// The same in the order of time.
+    queue: BTreeSet<(Instant, Arc<str>)>,
     left_out: BTreeSet<Arc<str>>,
 }
 
@@ -33,7 +33,7 @@ impl Empties {
     /// Whether a service of so many instances is rendered; `None` where the service is gone.
     pub fn is_rendered(&mut self, name: &Arc<str>, instances: Option<usize>, now: Instant) -> bool {
         let Some(after) = self.after.filter(|_| instances == Some(0)) else {
-            self.since.remove(name);
+            self.forget(name);
             self.left_out.remove(name);
             return true;
         };
@@ -41,20 +41,26 @@ impl Empties {
             return false;
         }
         let since = *self.since.entry(name.clone()).or_insert_with(|| {
-            self.queue.push_back((now, name.clone()));
+            self.queue.insert((now, name.clone()));
             now
         });
         if now < since + after {
             return true;
         }
-        self.since.remove(name);
+        self.forget(name);
         self.left_out.insert(name.clone());
         false
     }
 
+    fn forget(&mut self, name: &Arc<str>) {
+        if let Some(since) = self.since.remove(name) {
+            self.queue.remove(&(since, name.clone()));
+        }
+    }
+
     /// When the next service may have to be left out.
     pub fn due(&self) -> Option<Instant> {
-        let (since, _) = self.queue.front()?;
+        let (since, _) = self.queue.first()?;
         Some(*since + self.after?)
     }
 
@@ -62,11 +68,9 @@ impl Empties {
     pub fn expired(&mut self, now: Instant) -> Vec<Arc<str>> {
         let mut expired = Vec::new();
         while self.due().is_some_and(|due| due <= now)
-            && let Some((since, name)) = self.queue.pop_front()
+            && let Some((_, name)) = self.queue.pop_first()
         {
-            if self.since.get(&name) == Some(&since) {
-                expired.push(name);
-            }
+            expired.push(name);
         }
         expired
     }

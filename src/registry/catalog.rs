@@ -151,6 +151,9 @@ impl Catalog {
             registry.knows_hosts(self.hosts.known());
             let changes = registry.restore(former, now);
             self.hosts.ask(at, registry.wanted_hosts(), now.time);
+            for (host, found) in registry.addresses().clone() {
+                self.hosts.learn(&host, &Ok(found.to_vec()));
+            }
             self.epoch = now.epoch();
             self.merge(changes);
         }

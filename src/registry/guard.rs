@@ -525,9 +525,6 @@ impl Guard {
     ) -> (usize, BTreeMap<Arc<str>, Moves>) {
         let mut removed = 0;
         let mut moves = BTreeMap::new();
-        if !ended.is_empty() {
-            (self.recent).retain(|gone| !ended.contains_key(&gone.service.name));
-        }
         for (name, sockets) in ended {
             removed += sockets.len();
             if let Some(level) = self.levels.get_mut(&name) {

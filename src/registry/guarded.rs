@@ -111,7 +111,11 @@ impl Guarded {
         for (instance, _) in held.iter_mut().flat_map(|resumed| &mut resumed.held) {
             Arc::make_mut(instance).priority = priority;
         }
-        (self.guard).resume(held, trip, former.recent, now.time);
+        let mut recent = former.recent;
+        for gone in &mut recent {
+            Arc::make_mut(&mut gone.instance).priority = priority;
+        }
+        (self.guard).resume(held, trip, recent, now.time);
         // The time of what was held may be over by now.
         self.guard.tick(now.time);
         let published = self.guard.published().keys().cloned();
@@ -155,6 +159,7 @@ impl Guarded {
     pub fn stood_still(&mut self, away: Time, now: Moment) {
         let until = now.time.saturating_add(ARRIVING);
         self.stood = Some((now.before(away), until));
+        let until = until.saturating_add(self.linger.longest());
         self.guard.absent(away, now.time, until);
     }
 
@@ -168,17 +173,21 @@ impl Guarded {
 
     fn sees_again(&mut self, now: Time) {
         let restored = self.restored.take();
-        if let Some(since) = self.unseen.take() {
-            if !std::mem::take(&mut self.cut) {
-                // What left meanwhile reaches the guard once it has lingered.
-                let until = now.saturating_add(self.linger.longest());
-                self.guard
-                    .absent(now.saturating_sub(since.time), now, until);
-            }
-            // The ensemble answered at the start: it was not away.
-            if restored.is_none_or(|restored| restored.served) {
-                self.guard.returned(now);
-            }
+        let Some(since) = self.unseen.take() else {
+            return;
+        };
+        // An ensemble that answers at the start of the process was not away.
+        let was_away = restored.is_none_or(|restored| restored.served);
+        if was_away {
+            self.guard.returned(now);
+            self.linger.returned(now);
+        }
+        let restarted_in_a_cut = restored.is_some() && was_away;
+        if !std::mem::take(&mut self.cut) && !restarted_in_a_cut {
+            // What left meanwhile reaches the guard once it has lingered.
+            let until = now.saturating_add(self.linger.longest() + ARRIVING);
+            self.guard
+                .absent(now.saturating_sub(since.time), now, until);
         }
     }
 
@@ -361,6 +370,7 @@ impl Guarded {
             now,
             whole,
             is_taken: &|host| index.has_host(host),
+            stands: &|instance| index.is_registered(&instance.origin.znode),
         };
         let changes = self.linger.apply(&registered, changes, change);
         self.publish(changes, now, whole)

@@ -144,7 +144,8 @@ impl Journal {
         for (service, held) in before.holds.since(&after.holds) {
             let published = after.services.get(&service);
             let instance = published.and_then(|s| s.instances.get(held.instance.socket()));
-            if let Some(instance) = instance.map(Arc::clone) {
+            let written = |instance: &&Arc<Instance>| !instance.health.is_lapsed();
+            if let Some(instance) = instance.filter(written).map(Arc::clone) {
                 self.record(at, registry, What::Returned { service, instance });
             }
         }

@@ -35,6 +35,9 @@ use crate::model::{Health, Instance, Instances, Service, Socket, Touched};
 /// create (2 to 8 ms on a quiet machine, up to 60 ms seen on a busy one), and too short for anybody to notice.
 pub const PAUSE: Duration = Duration::from_millis(100);
 
+/// How long after the return of an ensemble every instance that leaves is expected back.
+const RETURN: Duration = Duration::from_secs(10);
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// How long an instance lingers while nobody else serves. With zero nothing lingers at all.
@@ -195,6 +198,8 @@ pub struct Change<'c> {
     pub whole: bool,
     /// Whether a service has the host name of one that left.
     pub is_taken: &'c dyn Fn(&str) -> bool,
+    /// Whether the znode that registered an instance is still there: then it was changed, not deregistered.
+    pub stands: &'c dyn Fn(&Instance) -> bool,
 }
 
 impl fmt::Debug for Change<'_> {
@@ -222,6 +227,8 @@ pub struct Linger {
     others: Vec<Services>,
     /// The latest time that was passed in.
     latest: Time,
+    /// Until then clients of the ensemble may still return after an outage.
+    settled: Time,
 }
 
 impl Linger {
@@ -235,6 +242,7 @@ impl Linger {
             vacant: BTreeMap::new(),
             others: Vec::new(),
             latest: Time::MIN,
+            settled: Time::MIN,
         }
     }
 
@@ -256,6 +264,12 @@ impl Linger {
     /// What the other registries have registered: an instance there serves as well as one here.
     pub fn sees_others(&mut self, others: Vec<Services>) {
         self.others = others;
+    }
+
+    /// The ensemble was away and is back: libraries that register again at each reconnect do so now, and take
+    /// longer than usual while a leader is elected.
+    pub fn returned(&mut self, now: Time) {
+        self.settled = now.saturating_add(millis(RETURN));
     }
 
     /// Begins with what a former process had registered.
@@ -375,7 +389,8 @@ impl Linger {
                 _ => {}
             }
         }
-        let is_told = |i: &&Arc<Instance>| !matches!(i.health, Health::Disabled(_));
+        let is_told =
+            |i: &&Arc<Instance>| !matches!(i.health, Health::Disabled(_)) && !(change.stands)(i);
         // What came in the same change stands for what left: one transaction replaced it.
         for instance in left.into_iter().filter(is_told).skip(came) {
             departed.insert(Departure {
@@ -384,7 +399,7 @@ impl Linger {
                 whole: change.whole,
             });
         }
-        departed.returning |= some_returned;
+        departed.returning |= some_returned || change.now < self.settled;
         departed.served = self.served(name, departed.served, change.now);
         self.put(name, Some(departed));
         if is.is_none() && (change.is_taken)(&service.host) {

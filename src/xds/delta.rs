@@ -120,7 +120,7 @@ impl Variant for Delta {
             self.tell_gone(name);
         }
         payload.more = !self.subscription.caught_up(set);
-        self.note_sent(&payload);
+        self.note_sent(set, &payload);
         if !payload.more {
             self.initial = HashMap::new();
         }
@@ -169,6 +169,8 @@ impl Variant for Delta {
     /// What was rejected is behind the cursor: it is sent again when it changes or is offered again.
     fn rejected(&mut self, _version: Version) {
         self.refused.reject();
+        let subscription = &self.subscription;
+        self.refused.retain(|name| subscription.wants(name));
     }
 
     fn answered(&mut self) {
@@ -180,9 +182,10 @@ impl Variant for Delta {
     }
 
     fn offer_again(&mut self, set: &ResourceSet) {
-        let offered = self.refused.take(set);
-        let wanted = offered.filter(|name| self.subscription.wants(name));
-        self.subscription.pending.extend(wanted.collect::<Vec<_>>());
+        let present = |name: &str| set.get(name).map(|resource| resource.version);
+        let mut offered = self.refused.take(present);
+        offered.retain(|name| self.subscription.wants(name));
+        self.subscription.pending.extend(offered);
     }
 }
 
@@ -345,8 +348,10 @@ impl Delta {
         }
     }
 
-    fn note_sent(&mut self, payload: &Payload) {
-        for resource in &payload.resources {
+    /// What stands for a name that does not exist is not offered again: there may be any number of such names.
+    fn note_sent(&mut self, set: &ResourceSet, payload: &Payload) {
+        let there = |resource: &&Arc<Resource>| set.get(&resource.name).is_some();
+        for resource in payload.resources.iter().filter(there) {
             self.refused.sent(resource);
         }
         for name in &payload.removed {

@@ -10,13 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    resource::{Resource, Version},
-    snapshot::ResourceSet,
-};
+use crate::resource::{Resource, Version};
 
 /// Between the first rejection and the next offer; doubles with each further rejection.
 pub const FIRST_PAUSE: Duration = Duration::from_secs(5);
+/// So many rejected versions are kept of names that are not subscribed.
+const SPARE: usize = 1_000;
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// The rejections of one type since the client last accepted all of it.
@@ -81,6 +80,10 @@ impl Refused {
     pub fn accept(&mut self) {
         for resource in std::mem::take(&mut self.under_way) {
             self.unaccepted.remove(&resource.name);
+            // It may have been sent again for another reason.
+            if self.contains(&resource) {
+                self.versions.remove(&resource.name);
+            }
         }
     }
 
@@ -89,8 +92,13 @@ impl Refused {
         self.unaccepted.remove(name);
     }
 
+    /// Forgets what is not wanted any more. Versions of such names are kept for a client that subscribes again, but
+    /// not any number of them.
     pub fn retain(&mut self, wanted: impl Fn(&str) -> bool) {
         self.unaccepted.retain(|name| wanted(name));
+        if self.versions.len() > SPARE + 2 * self.unaccepted.len() {
+            self.versions.retain(|name, _| wanted(name));
+        }
     }
 
     /// Whether the client still does not have what it rejected.
@@ -98,13 +106,11 @@ impl Refused {
         !self.unaccepted.is_empty()
     }
 
-    /// The names to offer again: those that are what was rejected.
-    pub fn take(&mut self, set: &ResourceSet) -> impl Iterator<Item = Arc<str>> {
+    /// The names to offer again: those whose present version is the one that was rejected.
+    pub fn take(&mut self, present: impl Fn(&str) -> Option<Version>) -> Vec<Arc<str>> {
         let versions = std::mem::take(&mut self.versions).into_iter();
-        versions.filter_map(|(name, version)| {
-            let resource = set.get(&name)?;
-            (resource.version == version).then_some(name)
-        })
+        let unchanged = versions.filter(|(name, version)| present(name) == Some(*version));
+        unchanged.map(|(name, _)| name).collect()
     }
 }
 

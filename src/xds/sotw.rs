@@ -212,6 +212,8 @@ impl Variant for Sotw {
         self.rejected = Some(version);
         self.rejected_renewed = std::mem::take(&mut self.sent_renewed);
         self.parts.refused.reject();
+        let subscription = &self.subscription;
+        self.parts.refused.retain(|name| subscription.wants(name));
     }
 
     fn answered(&mut self) {
@@ -229,9 +231,11 @@ impl Variant for Sotw {
 
     fn offer_again(&mut self, set: &ResourceSet) {
         if !self.whole {
-            let offered = self.parts.refused.take(set);
-            let wanted = offered.filter(|name| self.subscription.wants(name));
-            self.subscription.pending.extend(wanted.collect::<Vec<_>>());
+            let names = &self.names;
+            let present = |name: &str| names.find(set, name).map(|made| made.resource.version);
+            let mut offered = self.parts.refused.take(present);
+            offered.retain(|name| self.subscription.wants(name));
+            self.subscription.pending.extend(offered);
             return;
         }
         let rejected = self.rejected.take();
@@ -339,6 +343,7 @@ impl Sotw {
                 continue;
             }
             let Some(Made { resource, .. }) = self.names.find(set, &name) else {
+                self.parts.refused.forget(&name);
                 continue;
             };
             let resource = &resource;

@@ -548,11 +548,12 @@ impl<V: Variant> Lane<V> {
         }
         if let Some(outstanding) = &mut self.outstanding {
             outstanding.open = false;
-            self.free_if_answered();
+            self.free_if_answered(false);
         }
     }
 
-    fn free_if_answered(&mut self) {
+    /// `rejected`: the last answer was a NACK.
+    fn free_if_answered(&mut self, rejected: bool) {
         let done = |outstanding: &mut Outstanding| {
             !outstanding.open && outstanding.answered == outstanding.last
         };
@@ -560,7 +561,7 @@ impl<V: Variant> Lane<V> {
             return;
         };
         self.variant.answered();
-        if !self.variant.lacks_some() {
+        if !rejected && !self.variant.lacks_some() {
             self.rejection = None;
         }
         if self.rejection.is_none() {
@@ -582,7 +583,7 @@ impl<V: Variant> Lane<V> {
             self.variant.rejected(version);
             self.note_rejection(shorten(error), now)
         });
-        self.free_if_answered();
+        self.free_if_answered(count.is_some());
         count
     }
 

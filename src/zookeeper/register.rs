@@ -328,6 +328,7 @@ impl Holder {
 
     /// Reads what somebody else wrote into our own znode.
     async fn read(&mut self, client: &Client, stat: &Stat) -> Result<(), Error> {
+        let owner = stat.ephemeral_owner;
         if stat.version == 0 || self.read == Some(stat.mzxid) {
             return Ok(());
         }
@@ -335,8 +336,16 @@ impl Holder {
             Ok(read) => read,
             // The watch tells.
             Err(ClientError::NoNode) => return Ok(()),
+            Err(ClientError::NoAuth) => {
+                self.read = Some(stat.mzxid);
+                warn!(path = %self.path, "the znode's data may not be read; what was read before is kept");
+                return Ok(());
+            }
             Err(error) => return Err(self.refused(error)),
         };
+        if stat.ephemeral_owner != owner {
+            return Ok(());
+        }
         self.read = Some(stat.mzxid);
         let (path, mzxid) = (&self.path, stat.mzxid);
         if data == self.data {

@@ -107,13 +107,19 @@ fn why_not(one: &Registered<'_>, moment: &Moment<'_>) -> String {
     match one.instance.health.as_str() {
         health if health.starts_with("disabled") => health.to_owned(),
         _ if !moment.status.is_ready() => "the server is not ready".to_owned(),
-        _ => "another registration of the same address and port counts".to_owned(),
+        _ => {
+            let conflict = moment.picture.conflicts.get(one.service);
+            let why = conflict.map(|conflict| conflict.reason.clone());
+            why.unwrap_or_else(|| {
+                "another registration of the same address and port counts".to_owned()
+            })
+        }
     }
 }
 
 fn several(all: &[Registered<'_>]) -> String {
     let count = |is: &dyn Fn(&Registered<'_>) -> bool| all.iter().filter(|one| is(one)).count();
-    let states = ["registered", "held", "restored"];
+    let states = ["registered", "held", "lingering", "restored"];
     let states = states.map(|state| (state, count(&|one| one.instance.state == state)));
     let served = [
         ("served", "yes"),

@@ -108,19 +108,27 @@ fn delete(rig: &mut Rig, service: &str, ports: &[u16]) {
     });
 }
 
+/// Each service has addresses of its own: instances at one address are one process, which counts once.
+fn own(service: usize, ports: &[u16]) -> Vec<u16> {
+    let first = 16 * u16::try_from(service).unwrap();
+    ports.iter().map(|port| first + port).collect()
+}
+
 fn take(rig: &mut Rig, step: &Step) -> Changes {
     match step {
-        Step::Put(service, ports, weight) => put(rig, SERVICES[*service], ports, *weight),
-        Step::Delete(service, ports) => delete(rig, SERVICES[*service], ports),
+        Step::Put(service, ports, weight) => {
+            put(rig, SERVICES[*service], &own(*service, ports), *weight);
+        }
+        Step::Delete(service, ports) => delete(rig, SERVICES[*service], &own(*service, ports)),
         Step::Replace(service, gone, come) => {
-            delete(rig, SERVICES[*service], gone);
-            put(rig, SERVICES[*service], come, 0);
+            delete(rig, SERVICES[*service], &own(*service, gone));
+            put(rig, SERVICES[*service], &own(*service, come), 0);
         }
         Step::DeleteService(service) => drop(rig.mirrored.remove(SERVICES[*service])),
         Step::Clear => rig.mirrored = Services::new(),
         Step::Release(service) => return rig.guard.release(service.map(|s| SERVICES[s])),
         Step::Refuse(service, ports) => {
-            let sockets = ports.iter().map(|port| socket(*port)).collect();
+            let sockets = own(*service, ports).into_iter().map(socket).collect();
             let refused = [(SERVICES[*service].into(), sockets)].into();
             return rig.guard.refused(&refused);
         }

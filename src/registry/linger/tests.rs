@@ -56,6 +56,7 @@ pub(super) fn tell(linger: &mut Linger, services: &[Arc<Service>], now: Time) ->
         now,
         whole: false,
         is_taken: &|host| hosts.contains(host),
+        stands: &|_| false,
     };
     linger.apply(&registered, changes, change)
 }
@@ -220,6 +221,7 @@ fn what_lingers_when_the_root_goes_went_with_it() {
         now: 3,
         whole: true,
         is_taken: &|_| false,
+        stands: &|_| false,
     };
     linger.apply(&Services::new(), Changes::new(), change);
     let ended = std::iter::from_fn(|| linger.tick(2 + LAST));
@@ -238,6 +240,7 @@ fn whether_a_departure_was_one_of_the_whole_tree_comes_with_its_end() {
         now: 0,
         whole: true,
         is_taken: &|_| false,
+        stands: &|_| false,
     };
     linger.apply(&registered, changes, change);
     tell(&mut linger, &[], 0);

@@ -301,6 +301,7 @@ impl<V: Spoken> Talk<V> {
             self.answer_everything();
             self.pass(GATE.max(HOLD));
         }
+        self.answer_everything();
         // What was rejected often is offered again late.
         while let Some(deadline) = self.client.deadline() {
             self.pass(deadline);
