@@ -1,5 +1,9 @@
 # What people and CI call. Every target installs what it needs; e2e/components/install.sh says what that is.
 
+# End-to-end tests that count single requests and connections within milliseconds: they run one after the other, as
+# two at once on two cores measure each other.
+ALONE = failover:: proxyless:: reregistration::
+
 .DEFAULT_GOAL := help
 .PHONY: help run check unit test envoys chaos trial bench against
 
@@ -32,7 +36,9 @@ test: ## formatting, lints, and all tests, with the real ZooKeeper, Envoy, gRPC 
 	@e2e/components/install.sh all
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
-	cargo test --locked
+	cargo test --locked --lib
+	cargo test --locked --test e2e -- $(addprefix --skip ,$(ALONE))
+	cargo test --locked --test e2e -- --test-threads=1 $(ALONE)
 
 envoys: ## older Envoys: the main job, loading on demand, large services, draining
 	@e2e/components/install.sh zookeeper envoy envoy-old

@@ -12,7 +12,6 @@ use http::StatusCode;
 use meshkeeper::resource::ResourceType;
 use prost::Message;
 use serde_json::{Value, json};
-use zookeeper_client::{Acls, CreateMode};
 
 use crate::support::{
     backend::Backend,
@@ -225,55 +224,6 @@ async fn a_dubbo_provider_is_seen_at_both_levels_and_its_restart_removes_nothing
     provider.leave().await;
     told(&interfaces, "fleet.Clock", &[]).await;
     told(&applications, "greetings", &[]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_rule_for_dubbo_providers_takes_none_of_them_away() {
-    let zookeeper = ZooKeeper::start();
-    let ports = [free_port(), free_port()];
-    let mut provider = Program::dubbo(&zookeeper, ports);
-    provider.ready().await;
-    let keys = "root: /dubbo, format: dubbo";
-    let server = MeshKeeper::start_registry(&zookeeper.connect(), keys).await;
-    let [dubbo, tri] = ports.map(|port| format!("10.0.0.7:{port} healthy"));
-    told(&server, "fleet.Clock", &[&dubbo, &tri]).await;
-    let channel = tonic::transport::Endpoint::new(format!("http://{}", server.xds));
-    let channel = channel.unwrap().connect().await.unwrap();
-    let mut endpoints = Delta::open(channel).await.unwrap();
-    endpoints
-        .subscribe(ResourceType::Endpoint, &["fleet.Clock"])
-        .await;
-
-    let client = zookeeper.client().await;
-    let rule = "/dubbo/config/dubbo/greetings.configurators";
-    let persistent = CreateMode::Persistent.with_acls(Acls::anyone_all());
-    for (at, _) in rule.match_indices('/').skip(1) {
-        let _ = client.create(&rule[..at], b"", &persistent).await;
-    }
-    client.create(rule, b"", &persistent).await.unwrap();
-    for weight in [110, 120, 130, 140, 150] {
-        let text = format!(
-            "configVersion: v3.0\nscope: application\nkey: greetings\nenabled: true\nconfigs:\n\
-             - side: provider\n  addresses: ['0.0.0.0']\n  parameters: {{weight: {weight}}}\n"
-        );
-        client.set_data(rule, text.as_bytes(), None).await.unwrap();
-        until("both providers registered anew", async || {
-            let now = paths(&server, "fleet.Clock").await;
-            let weighs = format!("weight%3D{weight}");
-            (now.len() == 2 && now.iter().all(|path| path.contains(&weighs))).then_some(())
-        })
-        .await;
-    }
-    // The answer to this comes after everything that was told before.
-    let other = "fleet.Greeter:blue:1.0.0";
-    endpoints.subscribe(ResourceType::Endpoint, &[other]).await;
-    let counts = endpoint_counts(&mut endpoints, "fleet.Clock", other).await;
-    println!("endpoints of fleet.Clock over five rules: {counts:?}");
-    assert!(
-        !counts.is_empty() && counts.iter().all(|count| *count == 2),
-        "{counts:?}"
-    );
-    provider.leave().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

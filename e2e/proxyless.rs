@@ -230,7 +230,8 @@ async fn only_another_address_costs_a_connection() {
     tree.write("orders", "a", &data(&a, 100, "z2")).await;
     tree.write("orders", "b", &data(&b, 7, "z2")).await;
     tree.delete("orders", "b").await;
-    for client in &mut clients {
+    for (at, client) in clients.iter_mut().enumerate() {
+        println!("client {at} of C-core, Go and Java calls only a");
         until("only a", async || {
             (client.call(20).await.len() == 1).then_some(())
         })

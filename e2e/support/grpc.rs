@@ -75,7 +75,7 @@ impl Client {
             .unwrap();
         let line = timeout(3 * PATIENCE, self.output.next_line()).await;
         let line = line
-            .expect("an answer in time")
+            .unwrap_or_else(|_| panic!("no answer to `{command}` in time"))
             .unwrap()
             .expect("an answer");
         serde_json::from_str(&line).unwrap()
