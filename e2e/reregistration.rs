@@ -1,5 +1,5 @@
 //! Instances that are deleted and created again, as many libraries do at a rule, a tag or a reconnect: no request
-//! fails, no connection is made anew and the guard is silent, on real parts.
+//! fails, no client reconnects and the guard is silent, on real parts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,8 +26,8 @@ use crate::support::{
 /// Between a library's delete and its create, about as seen of Dubbo 3.3.6.
 const GAP: Duration = Duration::from_millis(5);
 
-/// Where a write takes longer than an instance lingers, since the machine is busy, connections are made anew; such a
-/// run is repeated. No request may fail in any.
+/// On a busy machine a write may take longer than an instance lingers, and clients reconnect. Such a run is repeated.
+/// No request may fail in any run.
 const ATTEMPTS: usize = 4;
 
 /// An ephemeral znode with its data.
@@ -382,7 +382,7 @@ async fn the_weights_and_times_of_dubbo_go_are_read_as_it_means_them() {
     warm.leave().await;
 }
 
-/// No request fails while this happens, and no connection is made anew.
+/// No request fails while this happens, and no client reconnects.
 async fn costs_nothing(
     envoy: &Envoy,
     service: &str,
